@@ -1,0 +1,35 @@
+"""The errors a user can cause, each with a sentence that says what came, what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NTKFusionError(Exception):
+    """Base of every error this library raises on purpose. The command line prints it and exits with code 2."""
+
+
+class InputError(NTKFusionError, ValueError):
+    """An argument, option, text or shape that cannot be used."""
+
+
+class OutputExistsError(NTKFusionError, FileExistsError):
+    """A result would overwrite an existing one, and nobody asked for that."""
+
+
+class CheckpointError(NTKFusionError):
+    """A checkpoint that cannot be loaded as it is.
+
+    Attributes:
+        source: the folder, file or hub id.
+        problems: everything that is wrong with it, one sentence each.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        shown = list(self.problems[:12])
+        if len(self.problems) > len(shown):
+            shown.append(f"... and {len(self.problems) - len(shown)} more")
+        text = shown[0] if len(shown) == 1 else "\n  - ".join([f"{len(self.problems)} problems:", *shown])
+        super().__init__(f"cannot load {source}: {text}")

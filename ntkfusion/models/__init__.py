@@ -1,0 +1,1 @@
+"""Models: MLP blocks as plain pytrees, and Flax modules of the networks that contain them."""

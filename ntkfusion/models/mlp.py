@@ -1,0 +1,210 @@
+"""MLP blocks: the dense block with its constants, and the block with factorised weights, each one pytree.
+
+Dense: ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``. Every neuron-wise compression method is a value of this block. The
+constants ``q`` and ``r`` are not parameters: no gradient flows into them, and `MLPBlock.fold` multiplies them into the
+weights without changing the function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkfusion.errors import InputError
+from ntkfusion.models.activations import get_activation
+from ntkfusion.models.pytree import pytree, static
+
+
+def along_last(v: Float[Array, " n"], x: Float[Array, "*batch n"]) -> Float[Array, "*ones n"]:
+    """Reshape the vector `v` so that it broadcasts along the last axis of `x` (no implicit rank promotion)."""
+    return v.reshape((1,) * (x.ndim - 1) + v.shape)
+
+
+def _biased(x: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Float[Array, "*batch n"]:
+    return x if bias is None else x + along_last(bias, x)
+
+
+def _scaled(x: Float[Array, "*batch n"], constant: Float[Array, " n"] | None) -> Float[Array, "*batch n"]:
+    return x if constant is None else x * along_last(jax.lax.stop_gradient(constant), x)
+
+
+class _Block:
+    """What every kind of MLP block can do; fields that hold constants are named in `CONSTANTS`."""
+
+    CONSTANTS: tuple[str, ...] = ()
+
+    def _arrays(self) -> dict[str, Any]:
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        values = {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def parameters(self) -> dict[str, Array]:
+        """The trainable arrays by name; absent biases are left out."""
+        return {name: value for name, value in self._arrays().items() if name not in self.CONSTANTS}
+
+    def constants(self) -> dict[str, Array]:
+        """The arrays that are never trained, by name; absent ones (equal to 1) are left out."""
+        return {name: value for name, value in self._arrays().items() if name in self.CONSTANTS}
+
+    def replace(self, **arrays: Any) -> Any:
+        """A copy with some fields exchanged."""
+        return dataclasses.replace(self, **arrays)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def num_parameters(self) -> int:
+        """How many trainable numbers the block stores; constants fold away on export and do not count."""
+        return sum(math.prod(array.shape) for array in self.parameters().values())
+
+
+@pytree
+class MLPBlock(_Block):
+    """A dense MLP block ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``.
+
+    Attributes:
+        w1: input weights, [d, m]; neuron i is column i.
+        b1: input biases, [m], or None for 0.
+        w2: output weights, [m, o]; neuron i is row i.
+        b2: output biases, [o], or None for 0.
+        q: constants behind the activation, [m], or None for 1. Not a parameter.
+        r: constants in front of the activation, [m], or None for 1. Not a parameter.
+        activation: name of σ, a key of `activations.ACTIVATIONS`.
+
+    >>> import jax.numpy as jnp
+    >>> block = MLPBlock(w1=jnp.ones((2, 3)), b1=None, w2=jnp.ones((3, 1)), b2=None, activation="relu")
+    >>> block(jnp.ones(2))
+    Array([6.], dtype=float32)
+    >>> block.replace(q=jnp.full(3, 2.0)).num_parameters
+    9
+    """
+
+    w1: Float[Array, "d m"]
+    b1: Float[Array, " m"] | None
+    w2: Float[Array, "m o"]
+    b2: Float[Array, " o"] | None
+    q: Float[Array, " m"] | None = None
+    r: Float[Array, " m"] | None = None
+    activation: str = static(default="gelu")
+
+    CONSTANTS = ("q", "r")
+
+    @property
+    def hidden_width(self) -> int:
+        """m, the number of neurons."""
+        return self.w1.shape[1]
+
+    @property
+    def model_width(self) -> int:
+        """d, the size of an input."""
+        return self.w1.shape[0]
+
+    @property
+    def output_width(self) -> int:
+        """The size o of an output."""
+        return self.w2.shape[1]
+
+    def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
+        """r ∘ (W1ᵀ x + b1), what σ is applied to."""
+        return _scaled(_biased(x @ self.w1, self.b1), self.r)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
+        """The block's outputs for inputs `x`."""
+        hidden = _scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        return _biased(hidden @ self.w2, self.b2)
+
+    def fold(self) -> MLPBlock:
+        """The same function without constants: r multiplied into W1 and b1, q into W2."""
+        w1, b1, w2 = self.w1, self.b1, self.w2
+        if self.r is not None:
+            w1, b1 = w1 * self.r[None, :], None if b1 is None else b1 * self.r
+        if self.q is not None:
+            w2 = w2 * self.q[:, None]
+        return self.replace(w1=w1, b1=b1, w2=w2, q=None, r=None)
+
+
+@pytree
+class FactorizedBlock(_Block):
+    """An MLP block whose two weight matrices are products, ``W1 = left1 right1`` and ``W2 = left2 right2``.
+
+    The function depends on the products only, the kernels on the split (methods.md §5: not invariant to A → AC, B → C⁻¹B).
+
+    Attributes:
+        left1: [d, k] first factor of W1.
+        right1: [k, m] second factor of W1.
+        b1: [m] input biases, or None.
+        left2: [m, l] first factor of W2.
+        right2: [l, o] second factor of W2.
+        b2: [o] output biases, or None.
+        activation: name of σ.
+    """
+
+    left1: Float[Array, "d k"]
+    right1: Float[Array, "k m"]
+    b1: Float[Array, " m"] | None
+    left2: Float[Array, "m l"]
+    right2: Float[Array, "l o"]
+    b2: Float[Array, " o"] | None
+    activation: str = static(default="gelu")
+
+    @property
+    def hidden_width(self) -> int:
+        """m, the number of neurons."""
+        return self.right1.shape[1]
+
+    @property
+    def model_width(self) -> int:
+        """d, the size of an input."""
+        return self.left1.shape[0]
+
+    @property
+    def output_width(self) -> int:
+        """The size o of an output."""
+        return self.right2.shape[1]
+
+    def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
+        """right1ᵀ left1ᵀ x + b1, what σ is applied to."""
+        return _biased((x @ self.left1) @ self.right1, self.b1)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
+        """The block's outputs for inputs `x`."""
+        hidden = get_activation(self.activation).value(self.preactivation(x))
+        return _biased((hidden @ self.left2) @ self.right2, self.b2)
+
+    def merge(self) -> MLPBlock:
+        """The dense block with the same function."""
+        w1, w2 = self.left1 @ self.right1, self.left2 @ self.right2
+        return MLPBlock(w1, self.b1, w2, self.b2, activation=self.activation)
+
+
+#: Any MLP block.
+Block: TypeAlias = MLPBlock | FactorizedBlock
+
+
+def layout(block: Block) -> Any:
+    """The block with `jax.ShapeDtypeStruct`s for arrays: hashable, and all that a network needs to know in advance."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)), block)
+
+
+def dense_layout(d: int, m: int, *, activation: str = "gelu", biases: bool = True) -> Any:
+    """The layout of a dense block of model width `d` and hidden width `m`, in float32."""
+
+    def zeros() -> MLPBlock:
+        b1, b2 = (jnp.zeros(m), jnp.zeros(d)) if biases else (None, None)
+        return MLPBlock(jnp.zeros((d, m)), b1, jnp.zeros((m, d)), b2, activation=activation)
+
+    return jax.eval_shape(zeros)
+
+
+def require_dense(block: Block, method: str) -> MLPBlock:
+    """The block with constants folded away, for methods that need plain dense weights.
+
+    Raises:
+        InputError: if the block is not dense.
+    """
+    if not isinstance(block, MLPBlock):
+        raise InputError(f"{method} works on dense MLP blocks; got a {type(block).__name__}. Merge it first.")
+    return block.fold()

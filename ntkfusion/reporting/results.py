@@ -1,0 +1,124 @@
+"""The results of a comparison: plain numbers with the conditions under which they hold, readable without JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkfusion.errors import InputError
+
+#: Version of the layout of ``results.json``; raised when a reader of the old one would be wrong.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one method did to one layer at one width.
+
+    Errors are relative Frobenius norms ``‖new − original‖ / ‖original‖`` on held-out tokens; kernels are traced (mean over
+    outputs).
+
+    Attributes:
+        method: name on the command line.
+        layer: index of the layer.
+        width: kept fraction of the hidden width that was asked for.
+        hidden_width: neurons of the compressed block.
+        parameters: trainable numbers that the compressed block stores.
+        original_parameters: the same of the original block.
+        output_error: of the block's outputs.
+        sgd_kernel_error: of the SGD kernel.
+        sign_kernel_error: of the sign kernel.
+        seconds: wall-clock time of compressing this layer, compilation included.
+    """
+
+    method: str
+    layer: int
+    width: float
+    hidden_width: int
+    parameters: int
+    original_parameters: int
+    output_error: float
+    sgd_kernel_error: float
+    sign_kernel_error: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Everything ``results.json`` holds.
+
+    Attributes:
+        rows: one per method, layer and width.
+        command: the command line that repeats the run.
+        settings: the options of the run (model, methods, widths, layers, tokens, seed ...).
+        model: what was compressed (source, architecture, layers, widths, activation, parameters).
+        inputs: where the tokens came from and how many there are, calibration and held-out.
+        environment: versions, device, number of cores.
+        seconds: wall-clock time of the whole run.
+    """
+
+    rows: tuple[Row, ...]
+    command: str
+    settings: Mapping[str, Any]
+    model: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seconds: float
+
+    def to_json(self) -> str:
+        """The text of ``results.json``. Numbers that are not finite become null, as JSON has no other word for them."""
+        return json.dumps(_finite({"format": FORMAT, **dataclasses.asdict(self)}), indent=1, allow_nan=False) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelGallery:
+    """The kernels of one layer, original and compressed, to be shown side by side.
+
+    Attributes:
+        layer: index of the layer.
+        width: width of the compressed blocks.
+        tokens: the words whose kernel entries are shown.
+        kernels: kind ("sgd" or "sign") → name ("original" or a method) → [n, n] array.
+    """
+
+    layer: int
+    width: float
+    tokens: tuple[str, ...]
+    kernels: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a ``results.json``.
+
+    Raises:
+        InputError: if it is not one, or of another format version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data.pop("format")
+        rows = tuple(Row(**_numbers(row)) for row in data.pop("rows"))
+        comparison = Comparison(rows=rows, **data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is not a results.json of ntkfusion compare: {error}") from error
+    if version != FORMAT:
+        raise InputError(f"{path} has format {version}; this version reads {FORMAT}")
+    return comparison
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: float("nan") if value is None else value for name, value in row.items()}

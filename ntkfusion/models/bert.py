@@ -21,9 +21,16 @@ def _dense(features: int, config: BertConfig, name: str) -> nn.Dense:
     return nn.Dense(features, kernel_init=nn.initializers.normal(config.initializer_range), name=name)
 
 
-def _layer_norm(config: BertConfig, name: str) -> nn.LayerNorm:
-    # E[x²] − E[x]² would cost digits that parity with PyTorch needs
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False, name=name)
+def _layer_norm(x: Float[Array, "B T d"], config: BertConfig, name: str) -> Float[Array, "B T d"]:
+    # E[x²] − E[x]² would cost digits that parity with PyTorch needs; the other two keep float64 what it is
+    normalise = nn.LayerNorm(
+        epsilon=config.layer_norm_eps,
+        use_fast_variance=False,
+        force_float32_reductions=False,
+        param_dtype=x.dtype,
+        name=name,
+    )
+    return normalise(x)
 
 
 class Embeddings(nn.Module):
@@ -49,7 +56,7 @@ class Embeddings(nn.Module):
         words = word(input_ids) if inputs_embeds is None else inputs_embeds
         positions = embed(config.max_position_embeddings, "position")(jnp.arange(words.shape[1])[None, :])
         types = embed(config.type_vocab_size, "token_type")(token_type_ids)
-        return _layer_norm(config, "norm")(words + types + positions)
+        return _layer_norm(words + types + positions, config, "norm")
 
 
 class SelfAttention(nn.Module):
@@ -107,9 +114,9 @@ class Layer(nn.Module):
     def __call__(self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"]) -> Float[Array, "B T d"]:
         """Hidden states of the next layer."""
         attended = SelfAttention(self.config, name="attention")(x, mask)
-        x = _layer_norm(self.config, "attention_norm")(x + attended)
+        x = _layer_norm(x + attended, self.config, "attention_norm")
         transformed = MLP(self.mlp_layout, self.config.initializer_range, name="mlp")(x)
-        return _layer_norm(self.config, "mlp_norm")(x + transformed)
+        return _layer_norm(x + transformed, self.config, "mlp_norm")
 
 
 class Bert(nn.Module):

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.pytree import pytree, static
 
@@ -43,11 +42,11 @@ class _Block:
         values = {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
         return {name: value for name, value in values.items() if value is not None}
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, Any]:
         """The trainable arrays by name; absent biases are left out."""
         return {name: value for name, value in self._arrays().items() if name not in self.CONSTANTS}
 
-    def constants(self) -> dict[str, Array]:
+    def constants(self) -> dict[str, Any]:
         """The arrays that are never trained, by name; absent ones (equal to 1) are left out."""
         return {name: value for name, value in self._arrays().items() if name in self.CONSTANTS}
 
@@ -193,18 +192,9 @@ def dense_layout(d: int, m: int, *, activation: str = "gelu", biases: bool = Tru
     """The layout of a dense block of model width `d` and hidden width `m`, in float32."""
 
     def zeros() -> MLPBlock:
-        b1, b2 = (jnp.zeros(m), jnp.zeros(d)) if biases else (None, None)
-        return MLPBlock(jnp.zeros((d, m)), b1, jnp.zeros((m, d)), b2, activation=activation)
+        # float32 by name: in x64 mode the default would be float64
+        w1, w2 = jnp.zeros((d, m), jnp.float32), jnp.zeros((m, d), jnp.float32)
+        b1, b2 = (jnp.zeros(m, jnp.float32), jnp.zeros(d, jnp.float32)) if biases else (None, None)
+        return MLPBlock(w1, b1, w2, b2, activation=activation)
 
     return jax.eval_shape(zeros)
-
-
-def require_dense(block: Block, method: str) -> MLPBlock:
-    """The block with constants folded away, for methods that need plain dense weights.
-
-    Raises:
-        InputError: if the block is not dense.
-    """
-    if not isinstance(block, MLPBlock):
-        raise InputError(f"{method} works on dense MLP blocks; got a {type(block).__name__}. Merge it first.")
-    return block.fold()

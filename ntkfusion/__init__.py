@@ -1,0 +1,111 @@
+"""Exact neural tangent kernels of compressed language models.
+
+>>> import ntkfusion as nf
+>>> nf.MLPFusion(width=0.25).width
+0.25
+
+Names are imported when they are first used, so that the command line can answer ``--help`` without loading JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ntkfusion._version import __version__
+
+if TYPE_CHECKING:
+    from ntkfusion.checkpoints.load import load_model
+    from ntkfusion.clustering.kmeans import KMeansResult, kmeans
+    from ntkfusion.compression.compress import compress
+    from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
+    from ntkfusion.compression.mlp_fusion import MLPFusion
+    from ntkfusion.compression.random_neurons import RandomNeurons
+    from ntkfusion.compression.registry import METHODS, build_method
+    from ntkfusion.compression.sketch import Sketch
+    from ntkfusion.compression.structured_pruning import StructuredPruning
+    from ntkfusion.compression.svd import SVD
+    from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
+    from ntkfusion.kernels.block import block_kernel
+    from ntkfusion.kernels.distance import KernelDistance, kernel_distance
+    from ntkfusion.kernels.oracle import dense_kernel
+    from ntkfusion.models.config import BertConfig
+    from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
+    from ntkfusion.models.model import Model, random_model
+
+_HOMES = {
+    "BertConfig": "models.config",
+    "BlockReport": "compression.contract",
+    "CheckpointError": "errors",
+    "Compressed": "compression.contract",
+    "FactorizedBlock": "models.mlp",
+    "InputError": "errors",
+    "KMeansResult": "clustering.kmeans",
+    "KernelDistance": "kernels.distance",
+    "LayerwiseMethod": "compression.contract",
+    "METHODS": "compression.registry",
+    "MLPBlock": "models.mlp",
+    "MLPFusion": "compression.mlp_fusion",
+    "Method": "compression.contract",
+    "Model": "models.model",
+    "NTKFusionError": "errors",
+    "OutputExistsError": "errors",
+    "RandomNeurons": "compression.random_neurons",
+    "SVD": "compression.svd",
+    "Sketch": "compression.sketch",
+    "StructuredPruning": "compression.structured_pruning",
+    "Workspace": "compression.contract",
+    "block_kernel": "kernels.block",
+    "build_method": "compression.registry",
+    "compress": "compression.compress",
+    "dense_kernel": "kernels.oracle",
+    "kernel_distance": "kernels.distance",
+    "kmeans": "clustering.kmeans",
+    "load_model": "checkpoints.load",
+    "random_model": "models.model",
+}
+
+__all__ = [
+    "METHODS",
+    "SVD",
+    "BertConfig",
+    "BlockReport",
+    "CheckpointError",
+    "Compressed",
+    "FactorizedBlock",
+    "InputError",
+    "KMeansResult",
+    "KernelDistance",
+    "LayerwiseMethod",
+    "MLPBlock",
+    "MLPFusion",
+    "Method",
+    "Model",
+    "NTKFusionError",
+    "OutputExistsError",
+    "RandomNeurons",
+    "Sketch",
+    "StructuredPruning",
+    "Workspace",
+    "__version__",
+    "block_kernel",
+    "build_method",
+    "compress",
+    "dense_kernel",
+    "kernel_distance",
+    "kmeans",
+    "load_model",
+    "random_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ntkfusion' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ntkfusion.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

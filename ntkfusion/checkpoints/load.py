@@ -1,0 +1,117 @@
+"""`load_model`: a checkpoint of any kind → a `Model`, with an account of every tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from ntkfusion.checkpoints.audit import Audit, read_parameters
+from ntkfusion.checkpoints.bert_names import BERT
+from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.matching import Matching, match_tensors
+from ntkfusion.checkpoints.safetensors_reader import open_safetensors
+from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
+from ntkfusion.errors import CheckpointError, InputError
+from ntkfusion.models.config import BertConfig, bert_config
+from ntkfusion.models.model import Model
+
+_log = logging.getLogger(__name__)
+
+
+def load_model(source: str | os.PathLike[str], *, dtype: str = "float32", tokenizer: bool = True) -> Model:
+    """Load a pretrained model: the packaged demo, a Hugging Face folder, or a model from the hub.
+
+    Args:
+        source: ``"minilm"`` for the packaged demo model (a folder of that name is ``"./minilm"``), a folder with
+            config.json and safetensors weights (single or sharded), or a hub id such as ``"org/name"``.
+        dtype: ``"float32"`` or ``"float64"`` (which needs JAX's x64 mode); other stored floats are converted.
+        tokenizer: whether to load the tokenizer too. A checkpoint without one gives a model without one.
+
+    Returns:
+        The model. The pooler and the classification head are there if the file holds them.
+
+    Raises:
+        CheckpointError: with everything that is wrong with the checkpoint. Pickles and remote code are never touched.
+        InputError: for a dtype that cannot be used.
+    """
+    return load_with_audit(source, dtype=dtype, tokenizer=tokenizer)[0]
+
+
+def load_with_audit(
+    source: str | os.PathLike[str], *, dtype: str = "float32", tokenizer: bool = True
+) -> tuple[Model, Audit]:
+    """Like `load_model`, and also return what became of every tensor.
+
+    Args:
+        source: as for `load_model`.
+        dtype: as for `load_model`.
+        tokenizer: as for `load_model`.
+
+    Returns:
+        The model and the `Audit`.
+
+    Raises:
+        CheckpointError: with everything that is wrong with the checkpoint.
+        InputError: for a dtype that cannot be used.
+    """
+    _check_dtype(dtype)
+    folder, name = find_folder(source), str(source)
+    config = _read_config(folder, name)
+    opened = open_safetensors(folder, name)
+    matching = match_tensors(opened.tensors, BERT)
+    config = _with_heads(config, matching)
+    params, audit = read_parameters(opened, matching, config, dtype)
+    for tensor, reason in audit.left_aside.items():
+        _log.info("%s: %s is left aside: %s", name, tensor, reason)
+    loaded = _load_tokenizer(folder, name) if tokenizer else None
+    return Model(config, params, tokenizer=loaded, source=name), audit
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    if dtype == "float64" and jnp.result_type(float) != jnp.float64:
+        raise InputError(
+            "dtype='float64' needs JAX's double precision: call jax.config.update('jax_enable_x64', True) first"
+        )
+
+
+def _read_config(folder: Path, source: str) -> BertConfig:
+    file = folder / "config.json"
+    if not file.exists():
+        raise CheckpointError(source, ["it has no config.json; expected a Hugging Face model folder"])
+    contents = read_json_object(file, source)
+    try:
+        return bert_config(contents)
+    except InputError as error:
+        raise CheckpointError(source, [str(error).replace("config:", "config.json:", 1)]) from error
+    except TypeError as error:
+        raise CheckpointError(source, [f"config.json: a value has the wrong type ({error})"]) from error
+
+
+def _with_heads(config: BertConfig, matching: Matching) -> BertConfig:
+    """Add the pooler and the head that the file holds any tensor of."""
+    pooler = any(path.startswith("pooler/") for path in matching.found)
+    shape = matching.shape("classifier/kernel") or matching.shape("classifier/bias")
+    # a classifier without a pooler reads every token: another model than ours
+    num_labels = max(shape[0], 1) if shape and pooler else None
+    return dataclasses.replace(config, add_pooler=pooler, num_labels=num_labels)
+
+
+def _load_tokenizer(folder: Path, source: str) -> Any:
+    if not any((folder / file).exists() for file in TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # whatever a broken file makes transformers or tokenizers raise (the latter raises bare Exception)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"its tokenizer files cannot be used ({reason}); repair them, or load with tokenizer=False"
+        raise CheckpointError(source, [problem]) from error

@@ -1,0 +1,88 @@
+"""The command line. Imports nothing heavy until a command runs, so that ``--help`` and ``--version`` answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ntkfusion._version import __version__
+from ntkfusion.errors import NTKFusionError
+from ntkfusion.options import Compare, Inspect
+
+Command = Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+
+DESCRIPTION = """Exact neural tangent kernels of compressed language models: did the compression keep the training
+dynamics, and can you prove it? `ntkfusion --version` prints the version."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with 0, 2 for bad input, or 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"ntkfusion {__version__}")
+        return
+    options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
+    try:
+        run_compare(options) if isinstance(options, Compare) else run_inspect(options)
+    except NTKFusionError as error:
+        print(f"ntkfusion: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ntkfusion: interrupted, nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_compare(options: Compare) -> None:
+    """``ntkfusion compare``: check the request, measure, write the report, print the table."""
+    from rich.console import Console
+
+    from ntkfusion.folders import check_output, new_folder
+
+    folder = options.out or Path("results") / f"compare-{Path(options.model).name}"
+    if not options.list_methods:
+        check_output(folder, overwrite=options.overwrite)
+    _quiet_libraries()
+    from ntkfusion.compare import count_steps, make_plan, run
+    from ntkfusion.compression.registry import METHODS
+    from ntkfusion.progress import progress_bar
+    from ntkfusion.reporting.answer import answer
+    from ntkfusion.reporting.table import console_table
+    from ntkfusion.reporting.write import write_report
+
+    descriptions = {name: entry.description for name, entry in METHODS.items()}
+    console = Console()
+    if options.list_methods:
+        for name, text in descriptions.items():
+            console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
+        return
+    plan = make_plan(options)
+    with progress_bar(count_steps(plan)) as advance:
+        measured = run(plan, advance)
+        with new_folder(folder, overwrite=options.overwrite) as written:
+            write_report(measured.comparison, descriptions, measured.galleries, written)
+    console.print(console_table(measured.comparison))
+    console.print(answer(measured.comparison, descriptions), highlight=False, soft_wrap=True)
+    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def run_inspect(options: Inspect) -> None:
+    """``ntkfusion inspect``: print what a model is made of."""
+    _quiet_libraries()
+    from rich.console import Console
+
+    from ntkfusion.checkpoints.load import load_model
+    from ntkfusion.reporting.inspection import print_inspection
+
+    print_inspection(load_model(options.model), Console())
+
+
+def _quiet_libraries() -> None:
+    """Nothing but our own words on the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

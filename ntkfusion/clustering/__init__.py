@@ -1,0 +1,1 @@
+"""Clustering the neurons of a block."""

@@ -1,0 +1,265 @@
+"""The main job: methods × widths × layers → output error, kernel errors, size, time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkfusion._version import __version__
+from ntkfusion.checkpoints.load import load_model
+from ntkfusion.compression.compress import check_layers
+from ntkfusion.compression.contract import BlockReport, Method, Workspace
+from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.registry import METHODS, build_method
+from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
+from ntkfusion.data.text import read_sentences, sample_sentences, split_sentences
+from ntkfusion.errors import InputError
+from ntkfusion.kernels.block import KINDS, block_kernel
+from ntkfusion.kernels.distance import relative_error
+from ntkfusion.models.mlp import Block
+from ntkfusion.models.model import Model
+from ntkfusion.options import Compare
+from ntkfusion.progress import Advance
+from ntkfusion.reporting.results import Comparison, KernelGallery, Row
+
+#: Sentences are cut to this many tokens.
+MAX_LENGTH = 128
+#: Tokens whose kernels are drawn.
+GALLERY_TOKENS = 32
+#: Methods whose kernels are drawn, as far as they were asked for.
+GALLERY_METHODS = ("mlp-fusion", "mlp-fusion-v2", "mlp-fusion-v4", "svd", "structured-pruning")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked request: every name is known, every text read, before a model is loaded."""
+
+    options: Compare
+    methods: tuple[str, ...]
+    calibration: list[str]
+    held_out: list[str]
+
+    def build(self, name: str, width: float) -> Method:
+        """The method of that name at a width, with the run's number of k-means restarts."""
+        method = build_method(name, width)
+        return dataclasses.replace(method, num_restarts=self.options.restarts) if isinstance(method, MLPFusion) else method
+
+
+def make_plan(options: Compare) -> Plan:
+    """Check everything that can be checked without the model.
+
+    Raises:
+        InputError: for an unknown or repeated method, a width out of range, too few tokens or restarts, or unusable text.
+    """
+    methods = options.methods or tuple(METHODS)
+    for name, values in (("methods", methods), ("width", options.width)):
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"--{name} needs at least one value, each once; got {list(values)}")
+    for name, value, least in (("tokens", options.tokens, 2), ("restarts", options.restarts, 1)):
+        if value < least:
+            raise InputError(f"--{name} must be at least {least}, got {value}")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    for width in options.width:
+        for name in methods:
+            build_method(name, width)
+    sentences = sample_sentences() if options.text is None else read_sentences(options.text)
+    return Plan(options, methods, *split_sentences(sentences, seed=options.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """One layer's original block on the held-out tokens."""
+
+    inputs: Float[Array, "N d"]
+    outputs: Float[Array, "N o"]
+    kernels: Mapping[str, Float[Array, "N N"]]
+
+    @classmethod
+    def of(cls, block: Block, inputs: Float[Array, "N d"]) -> Reference:
+        """Measure the original block."""
+        return cls(inputs, block(inputs), {kind: block_kernel(block, inputs, kind=kind) for kind in KINDS})
+
+    def errors(self, block: Block) -> dict[str, float]:
+        """Relative Frobenius errors of another block's outputs, SGD kernel and sign kernel."""
+        kernels = {kind: block_kernel(block, self.inputs, kind=kind) for kind in KINDS}
+        errors = {f"{kind}_kernel_error": relative_error(kernels[kind], self.kernels[kind]) for kind in KINDS}
+        return {"output_error": relative_error(block(self.inputs), self.outputs), **errors}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a run brings home: the numbers, and the kernels to draw."""
+
+    comparison: Comparison
+    galleries: tuple[KernelGallery, ...]
+
+
+def count_steps(plan: Plan) -> int:
+    """How often `run` reports progress: reading the model and text, and one step per width and method."""
+    return 2 + len(plan.options.width) * len(plan.methods)
+
+
+def run(plan: Plan, advance: Advance) -> Measured:
+    """Load the model, compress it in every way and measure.
+
+    Args:
+        plan: from `make_plan`.
+        advance: told what is being done and how many of `count_steps` are finished.
+
+    Returns:
+        The results and the kernels to draw.
+
+    Raises:
+        NTKFusionError: if the model cannot be loaded, or a layer or method does not fit it.
+    """
+    start, options = time.perf_counter(), plan.options
+    advance("loading the model", 0)
+    model = load_model(options.model)
+    layers = check_layers(options.layers or None, model.config.num_hidden_layers)
+    advance("reading the text", 1)
+    calibration = _inputs(model, plan.calibration, options)
+    held_out = _inputs(model, plan.held_out, options)
+    blocks = [model.mlp_blocks()[layer] for layer in layers]
+    references = [
+        Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)
+    ]
+    workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers])
+    rows: list[Row] = []
+    gallery = _Gallery(plan, layers, held_out, blocks)
+    for step, (width, name) in enumerate((width, name) for width in options.width for name in plan.methods):
+        advance(f"{name} at width {width:g}", 2 + step)
+        compressed = plan.build(name, width).compress(blocks, workspace)
+        for layer, block, report, reference in zip(
+            layers, compressed.blocks, compressed.reports, references, strict=True
+        ):
+            rows.append(_row(name, layer, width, report, reference.errors(block)))
+        gallery.add(name, width, compressed.blocks)
+    comparison = Comparison(
+        rows=tuple(rows),
+        command=command(options),
+        settings=_settings(plan, layers),
+        model=describe_model(model),
+        inputs=_describe_inputs(plan, calibration, held_out),
+        environment=environment(),
+        seconds=time.perf_counter() - start,
+    )
+    return Measured(comparison, gallery.galleries())
+
+
+class _Gallery:
+    """Collects the kernels of the middle layer at the width nearest to a quarter."""
+
+    def __init__(self, plan: Plan, layers: Sequence[int], held_out: BlockInputs, blocks: Sequence[Block]) -> None:
+        shown = [name for name in GALLERY_METHODS if name in plan.methods] or list(plan.methods[:5])
+        self.names, self.width = shown, min(plan.options.width, key=lambda width: abs(width - 0.25))
+        self.place, self.layer = len(layers) // 2, layers[len(layers) // 2]
+        self.inputs = held_out.inputs[self.layer][:GALLERY_TOKENS]
+        self.tokens = held_out.tokens[:GALLERY_TOKENS]
+        self.kernels: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
+        self._measure("original", blocks)
+
+    def _measure(self, name: str, blocks: Sequence[Block]) -> None:
+        for kind in KINDS:
+            self.kernels[kind][name] = np.asarray(block_kernel(blocks[self.place], self.inputs, kind=kind))
+
+    def add(self, name: str, width: float, blocks: Sequence[Block]) -> None:
+        if width == self.width and name in self.names:
+            self._measure(name, blocks)
+
+    def galleries(self) -> tuple[KernelGallery, ...]:
+        return (KernelGallery(self.layer, self.width, self.tokens, self.kernels),)
+
+
+def _inputs(model: Model, sentences: Sequence[str], options: Compare) -> BlockInputs:
+    return collect_block_inputs(
+        model, sentences, max_tokens=options.tokens, seed=options.seed, max_length=MAX_LENGTH
+    )
+
+
+def _row(name: str, layer: int, width: float, report: BlockReport, errors: Mapping[str, float]) -> Row:
+    return Row(
+        method=name,
+        layer=layer,
+        width=width,
+        hidden_width=report.hidden_width,
+        parameters=report.parameters,
+        original_parameters=report.original_parameters,
+        seconds=report.seconds,
+        **errors,
+    )
+
+
+def command(options: Compare) -> str:
+    """The command line that repeats a run."""
+    words = ["ntkfusion", "compare", options.model]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name == "model" or value == field.default:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if not isinstance(value, bool):
+            words += [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+    return " ".join(words)
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """The facts about a model that a reader of its results needs."""
+    config, blocks = model.config, model.mlp_blocks()
+    return {
+        "name": Path(model.source).name,
+        "source": model.source,
+        "architecture": "BERT",
+        "num_layers": config.num_hidden_layers,
+        "model_width": config.hidden_size,
+        "hidden_width": config.intermediate_size,
+        "activation": config.hidden_act,
+        "num_parameters": model.num_parameters,
+        "mlp_parameters": sum(block.num_parameters for block in blocks),
+    }
+
+
+def _settings(plan: Plan, layers: Sequence[int]) -> dict[str, Any]:
+    options = plan.options
+    return {
+        "model": options.model,
+        "methods": list(plan.methods),
+        "widths": list(options.width),
+        "layers": list(layers),
+        "tokens": options.tokens,
+        "restarts": options.restarts,
+        "seed": options.seed,
+    }
+
+
+def _describe_inputs(plan: Plan, calibration: BlockInputs, held_out: BlockInputs) -> dict[str, Any]:
+    return {
+        "text": "packaged sample" if plan.options.text is None else str(plan.options.text),
+        "calibration_sentences": calibration.num_sentences,
+        "held_out_sentences": held_out.num_sentences,
+        "calibration_tokens": len(calibration.tokens),
+        "held_out_tokens": len(held_out.tokens),
+        "max_length": MAX_LENGTH,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device of this run."""
+    return {
+        "ntkfusion": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "precision": "float32, matmuls at the highest precision",
+    }

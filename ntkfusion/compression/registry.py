@@ -1,0 +1,73 @@
+"""Every method under the name it has on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from ntkfusion.compression.contract import Method
+from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.random_neurons import RandomNeurons
+from ntkfusion.compression.sketch import Sketch
+from ntkfusion.compression.structured_pruning import StructuredPruning
+from ntkfusion.compression.svd import SVD
+from ntkfusion.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A named method: how to build it for a width, and what it is in one line."""
+
+    build: Callable[[float], Method]
+    description: str
+
+
+#: Name → method, in the order in which tables show them.
+METHODS: dict[str, Entry] = {
+    "mlp-fusion": Entry(
+        lambda width: MLPFusion(width), "MLP Fusion V1: k-means centroids of the neurons, cluster sizes as constants"
+    ),
+    "mlp-fusion-v0": Entry(
+        lambda width: MLPFusion(width, variant="v0"), "MLP Fusion V0: centroids alone, cluster sizes forgotten"
+    ),
+    "mlp-fusion-v2": Entry(
+        lambda width: MLPFusion(width, variant="v2"), "MLP Fusion V2: cluster sizes multiplied into the output weights"
+    ),
+    "mlp-fusion-v3": Entry(
+        lambda width: MLPFusion(width, variant="v3"), "MLP Fusion V3: all weights times the root of the cluster size"
+    ),
+    "mlp-fusion-v4": Entry(
+        lambda width: MLPFusion(width, variant="v4"),
+        "MLP Fusion V4: as V3, with constants that restore the function for every activation",
+    ),
+    "svd": Entry(
+        lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"
+    ),
+    "svd-left": Entry(
+        lambda width: SVD(width, split="left"), "The same SVD, split UΣ | Vᵀ: same function, other kernels"
+    ),
+    "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
+    "sketch-top-k": Entry(
+        lambda width: Sketch(width, top_k=1 / 3), "A third of the kept neurons are the largest, the rest is sketched"
+    ),
+    "structured-pruning": Entry(
+        lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"
+    ),
+    "random-neurons": Entry(
+        lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
+    ),
+}
+
+
+def build_method(name: str, width: float) -> Method:
+    """The method of that name at a width.
+
+    Raises:
+        InputError: for an unknown name or a width out of range.
+
+    >>> build_method("svd", 0.5)
+    SVD(width=0.5, split='balanced')
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name].build(width)

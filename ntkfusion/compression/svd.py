@@ -1,0 +1,88 @@
+"""Truncated singular value decomposition of both weight matrices, matched by the number of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.errors import InputError
+from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
+
+Split = Literal["balanced", "left"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SVD(LayerwiseMethod):
+    """Replace W1 and W2 by their best rank-k approximations, kept as two factors each.
+
+    The rank is the largest one for which the factors and biases are no more numbers than a dense block of
+    `width`·m neurons has.
+
+    Attributes:
+        width: the width of the dense block whose parameter count is matched.
+        split: where the singular values go: "balanced" UΣ^½ | Σ^½Vᵀ, or "left" UΣ | Vᵀ (the MLP Fusion paper's
+            baseline, methods.md §1.3). Same function, different kernels.
+    """
+
+    split: Split = "balanced"
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: for a width out of range or an unknown split.
+        """
+        super().__post_init__()
+        if self.split not in get_args(Split):
+            raise InputError(f"unknown split {self.split!r} of the SVD; known: {', '.join(get_args(Split))}")
+
+    def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
+        """Factorise both matrices at the matched rank."""
+        rank = matched_rank(block, self.kept_neurons(block.hidden_width))
+        factors = [
+            split_factors(*workspace.reuse(("svd", index, name), lambda w=weights: _svd(w)), rank, self.split)
+            for name, weights in (("w1", block.w1), ("w2", block.w2))
+        ]
+        (left1, right1), (left2, right2) = factors
+        compressed = FactorizedBlock(
+            left1, right1, block.b1, left2, right2, block.b2, activation=block.activation
+        )
+        return compressed, {"rank": float(rank)}
+
+
+def matched_rank(block: MLPBlock, neurons: int) -> int:
+    """The rank k for which k(d + m) + k(m + o) + biases ≤ the parameters of a dense block with `neurons` neurons.
+
+    Raises:
+        InputError: if not even rank 1 fits.
+    """
+    per_neuron = block.model_width + block.output_width + (block.b1 is not None)
+    biases = block.hidden_width if block.b1 is not None else 0
+    per_rank = block.model_width + 2 * block.hidden_width + block.output_width
+    rank = (neurons * per_neuron - biases) // per_rank
+    if rank < 1:
+        raise InputError(
+            f"svd: a rank-1 block needs {per_rank + biases} parameters beside the output biases, more than the "
+            f"{neurons * per_neuron} of {neurons} dense neurons; choose a larger width"
+        )
+    return min(rank, block.model_width, block.hidden_width, block.output_width)
+
+
+def _svd(weights: Float[Array, "rows columns"]) -> tuple[Array, Array, Array]:
+    u, s, vt = jnp.linalg.svd(weights, full_matrices=False)
+    return u, s, vt
+
+
+def split_factors(
+    u: Float[Array, "rows full"], s: Float[Array, " full"], vt: Float[Array, "full columns"], rank: int, split: Split
+) -> tuple[Float[Array, "rows rank"], Float[Array, "rank columns"]]:
+    """Two factors of the rank-`rank` truncation of UΣVᵀ."""
+    u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+    if split == "left":
+        return u * s[None, :], vt
+    return u * jnp.sqrt(s)[None, :], jnp.sqrt(s)[:, None] * vt

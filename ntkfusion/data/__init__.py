@@ -1,0 +1,1 @@
+"""Text, and what a model makes of it."""

@@ -1,0 +1,130 @@
+"""Real block inputs: what reaches every layer's MLP block when a model reads text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkfusion.errors import InputError
+from ntkfusion.models.model import Model
+
+#: Padded lengths are multiples of this, so that few shapes are compiled.
+LENGTH_STEP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockInputs:
+    """Inputs of every layer's MLP block at the same tokens.
+
+    Attributes:
+        inputs: one [N, d] array per layer; row n is the same token in all of them.
+        tokens: the text of the N tokens.
+        num_sentences: how many sentences they come from.
+    """
+
+    inputs: tuple[Float[Array, "N d"], ...]
+    tokens: tuple[str, ...]
+    num_sentences: int
+
+
+def collect_block_inputs(
+    model: Model,
+    sentences: Sequence[str],
+    *,
+    max_tokens: int,
+    seed: int,
+    max_length: int = 128,
+    batch_size: int = 32,
+) -> BlockInputs:
+    """Run the model over sentences and keep the block inputs of a random sample of their tokens.
+
+    Special tokens and padding are left out. The sample is spread over all sentences and keeps the order of the text.
+
+    Args:
+        model: the model, with a tokenizer.
+        sentences: the text.
+        max_tokens: size of the sample; if the text has fewer tokens, all of them.
+        seed: of the sample.
+        max_length: sentences are cut to so many tokens, special ones included, or to the positions the model has.
+        batch_size: sentences per batch.
+
+    Returns:
+        The `BlockInputs`.
+
+    Raises:
+        InputError: if the model has no tokenizer, or the text has no tokens.
+    """
+    encodings, special = tokenize(model, sentences, max_length=max_length)
+    places = [(row, column) for row, flags in enumerate(special) for column, flag in enumerate(flags) if not flag]
+    if not places:
+        raise InputError("the text has no tokens that the model's tokenizer knows")
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.choice(len(places), min(max_tokens, len(places)), replace=False).tolist())
+    sample = [places[index] for index in chosen]
+    rows = _collect(model, encodings, sample, batch_size)
+    tokens = model.tokenizer.convert_ids_to_tokens([encodings[row][column] for row, column in sample])
+    return BlockInputs(rows, tuple(tokens), len({row for row, _ in sample}))
+
+
+def tokenize(
+    model: Model, sentences: Sequence[str], *, max_length: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of each sentence, cut to `max_length` or to the model's positions, and 1 where a token is special.
+
+    Raises:
+        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
+    """
+    if model.tokenizer is None:
+        raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
+    length = min(max_length, model.config.max_position_embeddings)
+    encoded = model.tokenizer(
+        list(sentences), truncation=True, max_length=length, return_special_tokens_mask=True
+    )
+    encodings: list[list[int]] = encoded["input_ids"]
+    largest = max(max(ids, default=0) for ids in encodings)
+    if largest >= model.config.vocab_size:
+        raise InputError(
+            f"{model.source}: the tokenizer gives id {largest}, the model has {model.config.vocab_size} embeddings"
+        )
+    return encodings, encoded["special_tokens_mask"]
+
+
+def _collect(
+    model: Model, encodings: list[list[int]], sample: list[tuple[int, int]], batch_size: int
+) -> tuple[Float[Array, "N d"], ...]:
+    """Block inputs at the sampled (sentence, position) places, one array per layer."""
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for index, (row, column) in enumerate(sample):
+        wanted.setdefault(row, []).append((index, column))
+    run = jax.jit(model.block_inputs)
+    shape = (len(sample), model.config.hidden_size)
+    found = [np.empty(shape, np.dtype(jax.tree.leaves(model.params)[0].dtype)) for _ in model.mlp_blocks()]
+    for batch, ids, mask in _batches(encodings, sorted(wanted), batch_size, model.config.max_position_embeddings):
+        states = [np.asarray(state) for state in run(ids, mask)]
+        for place, row in enumerate(batch):
+            for index, column in wanted[row]:
+                for layer, state in enumerate(states):
+                    found[layer][index] = state[place, column]
+    return tuple(jnp.asarray(array) for array in found)
+
+
+def _batches(
+    encodings: list[list[int]], rows: list[int], batch_size: int, longest: int
+) -> Iterator[tuple[list[int], Any, Any]]:
+    """Sentences of similar length together, padded to few different shapes."""
+    by_length = sorted(rows, key=lambda row: len(encodings[row]))
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start : start + batch_size]
+        length = min(longest, -(-max(len(encodings[row]) for row in batch) // LENGTH_STEP) * LENGTH_STEP)
+        ids, mask = np.zeros((2, batch_size, length), np.int32)
+        for place, row in enumerate(batch):
+            ids[place, : len(encodings[row])] = encodings[row]
+            mask[place, : len(encodings[row])] = 1
+        mask[len(batch) :, 0] = 1  # rows that only fill the batch attend to something
+        yield batch, jnp.asarray(ids), jnp.asarray(mask)

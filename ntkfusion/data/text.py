@@ -1,0 +1,55 @@
+"""Sentences from a text file, and the packaged sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from ntkfusion.errors import InputError
+
+
+def sample_sentences() -> list[str]:
+    """The sentences that ship with the package: varied registers and topics, written for this project."""
+    text = resources.files("ntkfusion.data").joinpath("sample.txt").read_text(encoding="utf-8")
+    return text.splitlines()
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file that hold more than white space, stripped.
+
+    Raises:
+        InputError: if the file is missing, a folder, not UTF-8, or has no text.
+    """
+    if not path.is_file():
+        raise InputError(f"text file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text file {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    sentences = [line.strip() for line in text.splitlines() if line.strip()]
+    if not sentences:
+        raise InputError(f"text file {path} is empty; it should hold sentences, one per line")
+    return sentences
+
+
+def split_sentences(
+    sentences: Sequence[str], *, seed: int, limit: int = 512
+) -> tuple[list[str], list[str]]:
+    """Two disjoint random halves, for calibration and for measuring, of at most `limit` sentences each.
+
+    Repeated sentences are counted once, so that no sentence is in both halves.
+
+    Raises:
+        InputError: if there are fewer than two different sentences.
+    """
+    distinct = list(dict.fromkeys(sentences))
+    if len(distinct) < 2:
+        raise InputError("at least two different sentences are needed: one to calibrate on, another to measure on")
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    middle = len(distinct) // 2
+    halves = order[:middle], order[middle:]
+    calibration, held_out = ([distinct[index] for index in half[:limit]] for half in halves)
+    return calibration, held_out

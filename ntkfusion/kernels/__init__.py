@@ -1,0 +1,1 @@
+"""Exact neural tangent kernels and the distances between them."""

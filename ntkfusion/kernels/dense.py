@@ -1,0 +1,91 @@
+"""Closed-form kernels of the dense MLP block.
+
+For ``f(x) = Σ_i q_i v_i σ(r_i (w_i·x + b_i)) + b2`` write ``a_i = q_i σ(h_i)`` and ``g_i = q_i r_i σ'(h_i)``, with
+``h_i = r_i (w_i·x + b_i)``. The gradients of output k are ``∂f_k/∂v_il = δ_kl a_i``, ``∂f_k/∂b2_l = δ_kl``,
+``∂f_k/∂b_i = v_ik g_i`` and ``∂f_k/∂w_i = v_ik g_i x``, each of them a product. So every kernel is a product of Gram
+matrices, and for the sign kernel ``⟨∇f(x), sgn ∇f(z)⟩`` the right-hand factors are replaced by their signs, because
+``sgn(uvᵀ) = sgn(u) sgn(v)ᵀ`` and q, r enter like any other factor.
+
+Source: methods.md §1.9.1 (SGD) and §1.9.2 (sign), with the constants of Theorem 1 (§1.9.3) carried along.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkfusion.kernels.tiles import Parts
+from ntkfusion.models.activations import get_activation
+from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.pytree import pytree
+
+Kind = Literal["sgd", "sign"]
+
+
+@pytree
+class DenseFeatures:
+    """The factors of the gradients of n examples: inputs x, activations a, slopes g and output weights v."""
+
+    x: Float[Array, "n d"]
+    a: Float[Array, "n m"]
+    g: Float[Array, "n m"]
+    v: Float[Array, "m o"]
+
+
+def left_features(block: MLPBlock, x: Float[Array, "n d"]) -> DenseFeatures:
+    """The factors themselves: the side of the evaluated example."""
+    activation = get_activation(block.activation)
+    h = block.preactivation(x)
+    a, g = activation.value(h), activation.derivative(h)
+    if block.q is not None:
+        a, g = a * block.q[None, :], g * block.q[None, :]
+    if block.r is not None:
+        g = g * block.r[None, :]
+    return DenseFeatures(x=x, a=a, g=g, v=block.w2)
+
+
+def right_features(block: MLPBlock, z: Float[Array, "n d"], kind: Kind) -> DenseFeatures:
+    """The side of the training example: the factors for SGD, their exact signs for the sign kernel."""
+    if kind == "sgd":
+        return left_features(block, z)
+    activation = get_activation(block.activation)
+    h = block.preactivation(z)
+    a, g = activation.value_sign(h), activation.derivative_sign(h)
+    if block.q is not None:
+        a, g = a * jnp.sign(block.q)[None, :], g * jnp.sign(block.q)[None, :]
+    if block.r is not None:
+        g = g * jnp.sign(block.r)[None, :]
+    return DenseFeatures(x=jnp.sign(z), a=a, g=g, v=jnp.sign(block.w2))
+
+
+def traced_parts(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
+    """The traced kernel of every parameter, [n, k], mean over outputs.
+
+    With D_i = (1/o) Σ_l v_il v'_il:  w2: A A'ᵀ,  b2: 1,  b1: G diag(D) G'ᵀ,  w1: (X X'ᵀ) ∘ b1.
+    """
+    left, right = left_features(block, x), right_features(block, z, kind)
+    weights = jnp.mean(left.v * right.v, axis=1)
+    bias = (left.g * weights[None, :]) @ right.g.T
+    parts = {"w1": (left.x @ right.x.T) * bias, "b1": bias, "w2": left.a @ right.a.T, "b2": jnp.ones_like(bias)}
+    return {name: parts[name] for name in block.parameters()}
+
+
+def full_parts(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
+    """The full kernel of every parameter, [n, k, o, o].
+
+    w2: (A A'ᵀ) I,  b2: I,  b1: Σ_i g_i g'_i v_i v'_iᵀ,  w1: (x·x') b1.
+    """
+    left, right = left_features(block, x), right_features(block, z, kind)
+    identity = jnp.eye(block.output_width, dtype=left.v.dtype)[None, None]
+    slopes = left.g[:, None, :] * right.g[None, :, :]
+    bias = jnp.einsum("nki,ip,iq->nkpq", slopes, left.v, right.v)
+    activations, inputs = left.a @ right.a.T, left.x @ right.x.T
+    parts = {
+        "w1": inputs[..., None, None] * bias,
+        "b1": bias,
+        "w2": activations[..., None, None] * identity,
+        "b2": jnp.broadcast_to(identity, bias.shape),
+    }
+    return {name: parts[name] for name in block.parameters()}

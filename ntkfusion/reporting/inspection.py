@@ -1,0 +1,81 @@
+"""What ``ntkfusion inspect`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from ntkfusion.models.model import Model
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _mebibytes(tree: Any) -> str:
+    return f"{sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / 2**20:.1f}"
+
+
+def architecture_lines(model: Model) -> list[str]:
+    """One sentence per fact about the network."""
+    config = model.config
+    head = "no task head" if config.num_labels is None else f"classification head with {config.num_labels} labels"
+    tokenizer = "none" if model.tokenizer is None else type(model.tokenizer).__name__
+    return [
+        f"{model.source}",
+        f"BERT: {config.num_hidden_layers} layers, model width {config.hidden_size}, "
+        f"{config.num_attention_heads} attention heads, {config.max_position_embeddings} positions, {head}",
+        f"{model.num_parameters:,} parameters, {_mebibytes(model.params)} MiB; tokenizer {tokenizer}",
+    ]
+
+
+def blocks_table(model: Model) -> Table:
+    """One row per MLP block."""
+    table = Table(title="MLP blocks", title_justify="left")
+    for name in ("layer", "kind", "hidden width", "activation", "constants", "parameters", "MiB"):
+        table.add_column(name, justify="left" if name in ("kind", "activation", "constants") else "right")
+    for index, block in enumerate(model.mlp_blocks()):
+        table.add_row(
+            str(index),
+            type(block).__name__,
+            str(block.hidden_width),
+            block.activation,
+            ", ".join(block.constants()) or "none",
+            f"{block.num_parameters:,}",
+            _mebibytes(block),
+        )
+    return table
+
+
+def parameters_table(model: Model) -> Table:
+    """Where the parameters are: embeddings, attention, MLP blocks, the rest."""
+    table = Table(title="Parameters", title_justify="left")
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("share", justify="right")
+    for part, count in parameter_shares(model).items():
+        table.add_row(part, f"{count:,}", f"{100 * count / model.num_parameters:.1f} %")
+    return table
+
+
+def parameter_shares(model: Model) -> Mapping[str, int]:
+    """Number of parameters per part of the network; the parts add up to all of them."""
+    layers = [tree for name, tree in model.params.items() if name.startswith("layer_")]
+    shares = {
+        "embeddings": _size(model.params["embeddings"]),
+        "attention": sum(_size(layer["attention"]) for layer in layers),
+        "MLP blocks": sum(_size(layer["mlp"]) for layer in layers),
+    }
+    return {**shares, "norms, pooler, heads": model.num_parameters - sum(shares.values())}
+
+
+def print_inspection(model: Model, console: Console) -> None:
+    """Print everything above."""
+    for line in architecture_lines(model):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(blocks_table(model))
+    console.print(parameters_table(model))

@@ -1,0 +1,191 @@
+"""A comparison as tables: Markdown for files, rich for the terminal, cells for whoever draws their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.box import HORIZONTALS
+from rich.table import Table
+from rich.text import Text
+
+from ntkfusion.reporting.answer import (
+    ERRORS,
+    answer,
+    averaged,
+    error_grid,
+    format_error,
+    is_best,
+    layer_label,
+    layers,
+    mean_errors,
+    methods,
+    width_label,
+    widths,
+)
+from ntkfusion.reporting.results import Comparison
+
+#: Columns of the table with one row per method.
+HEADER = ("method", *ERRORS.values(), "parameters kept", "seconds")
+
+
+class Cell(NamedTuple):
+    """The text of a table cell, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+def method_cells(comparison: Comparison, width: float) -> list[list[Cell]]:
+    """The table of one width: one row per method, means over layers, columns as in `HEADER`.
+
+    Args:
+        comparison: the results.
+        width: one of its widths.
+
+    Returns:
+        Rows of cells.
+    """
+    errors = [_cells(values) for values in mean_errors(comparison, width).values()]
+    names = methods(comparison)
+    return [[Cell(name), *(e[i] for e in errors), *_costs(comparison, width, name)] for i, name in enumerate(names)]
+
+
+def method_table(comparison: Comparison, width: float) -> str:
+    """`method_cells` in Markdown, the best of every error in bold.
+
+    Args:
+        comparison: the results.
+        width: one of its widths.
+
+    Returns:
+        A Markdown table, without a line break at its end.
+    """
+    return _markdown(HEADER, method_cells(comparison, width))
+
+
+def layer_table(comparison: Comparison, width: float) -> str:
+    """Methods × layers, one Markdown table per kind of error, the best of every layer in bold.
+
+    Args:
+        comparison: the results.
+        width: one of its widths.
+
+    Returns:
+        Three Markdown tables, each under a line that names its error.
+    """
+    header = ("method", *(f"layer {layer}" for layer in layers(comparison)))
+    tables = []
+    for error, label in ERRORS.items():
+        columns = [_cells(column) for column in error_grid(comparison, width, error).T]
+        rows = [[Cell(name), *(c[i] for c in columns)] for i, name in enumerate(methods(comparison))]
+        tables.append(f"{label[0].upper()}{label[1:]} by layer\n\n{_markdown(header, rows)}")
+    return "\n\n".join(tables)
+
+
+def conditions(comparison: Comparison) -> str:
+    """The conditions under which the numbers hold, in one line; what is not known is left out.
+
+    Args:
+        comparison: the results.
+
+    Returns:
+        Plain text, parts separated by a middle dot.
+    """
+    inputs, environment = comparison.inputs, comparison.environment
+    sources = (
+        ("{}", model_name(comparison)),
+        ("{}", layer_label(layers(comparison))),
+        ("text: {}", inputs.get("text")),
+        ("{} calibration tokens", number(inputs.get("calibration_tokens"))),
+        ("{} held-out tokens", number(inputs.get("held_out_tokens"))),
+        ("seed {}", comparison.settings.get("seed")),
+        ("{}", environment.get("precision")),
+    )
+    known = [pattern.format(value) for pattern, value in sources if value is not None and value != ""]
+    return " · ".join([*known, "errors: relative Frobenius norms on held-out tokens, kernels traced over outputs"])
+
+
+def markdown_report(comparison: Comparison, descriptions: Mapping[str, str]) -> str:
+    """The text of ``table.md``: the answer, the conditions, a table per width and the layers behind it.
+
+    Args:
+        comparison: the results.
+        descriptions: method → what it is, in one line.
+
+    Returns:
+        Markdown.
+    """
+    parts = [
+        f"# {_plain(model_name(comparison))}: compressed MLP blocks and their kernels",
+        _plain(answer(comparison, descriptions)),
+        _plain(conditions(comparison)),
+    ]
+    for width in widths(comparison):
+        parts += [f"## Width {width_label(width)}, {averaged(comparison)}", method_table(comparison, width)]
+    for width in widths(comparison):
+        parts += [f"## Width {width_label(width)}, layer by layer", layer_table(comparison, width)]
+    known = [f"- `{name}`: {_plain(descriptions[name])}" for name in methods(comparison) if name in descriptions]
+    if known:
+        parts += ["## Methods", "\n".join(known)]
+    parts += ["## Repeat it", "\n".join(f"    {line}" for line in comparison.command.splitlines())]
+    return "\n\n".join(parts) + "\n"
+
+
+def console_table(comparison: Comparison) -> Table:
+    """The comparison for the terminal: methods grouped by width, means over layers, the best of each width in bold.
+
+    Args:
+        comparison: the results.
+
+    Returns:
+        A table for ``rich.print``.
+    """
+    # narrow enough for 80 columns, which is what a pipe gets: names must not be cut
+    table = Table("width", box=HORIZONTALS, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for title in ("output\nerror", "SGD kernel\nerror", "sign kernel\nerror", "params\nkept", "seconds"):
+        table.add_column(title, justify="right", vertical="bottom")
+    for width in widths(comparison):
+        for i, row in enumerate(method_cells(comparison, width)):
+            cells = [Text(cell.text, style="bold green" if cell.best else "") for cell in row]
+            table.add_row("" if i else width_label(width), *cells)
+        table.add_section()
+    return table
+
+
+def model_name(comparison: Comparison) -> str:
+    """What to call the model of a comparison."""
+    return str(comparison.model.get("name") or comparison.model.get("source") or "model")
+
+
+def number(value: Any) -> str | None:
+    """A count with separators between thousands; anything else as it prints; None stays None."""
+    return f"{value:,}" if isinstance(value, int) else None if value is None else str(value)
+
+
+def _costs(comparison: Comparison, width: float, method: str) -> list[Cell]:
+    rows = [row for row in comparison.rows if row.width == width and row.method == method]
+    original = sum(row.original_parameters for row in rows)
+    kept = sum(row.parameters for row in rows) / original if original else np.nan
+    seconds = sum(row.seconds for row in rows) if rows else np.nan
+    return [
+        Cell(f"{100 * kept:.1f} %" if np.isfinite(kept) else "n/a"),
+        Cell(f"{seconds:.2f}" if np.isfinite(seconds) else "n/a"),
+    ]
+
+
+def _cells(values: np.ndarray) -> list[Cell]:
+    return [Cell(format_error(float(v)), best) for v, best in zip(values, is_best(values), strict=True)]
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines += [[f"**{cell.text}**" if cell.best else _plain(cell.text) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,57 @@
+"""Random blocks that many tests use."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
+
+
+def normal(seed: int, *shape: int, scale: float = 1.0, dtype=None) -> jax.Array:
+    return scale * jax.random.normal(jax.random.key(seed), shape, dtype or jnp.zeros(0).dtype)
+
+
+def dense_block(d=5, m=7, o=3, *, activation="gelu", biases=True, constants=False, seed=0, scale=1.0) -> MLPBlock:
+    """A random dense block; constants are positive and away from 1."""
+
+    def array(offset: int, *shape: int) -> jax.Array:
+        return normal(100 * seed + offset, *shape, scale=scale)
+
+    return MLPBlock(
+        w1=array(1, d, m),
+        b1=array(2, m) if biases else None,
+        w2=array(3, m, o),
+        b2=array(4, o) if biases else None,
+        q=jnp.exp(array(5, m)) if constants else None,
+        r=jnp.exp(array(6, m)) if constants else None,
+        activation=activation,
+    )
+
+
+def factorized_block(d=5, m=7, o=3, k=2, l=3, *, activation="gelu", biases=True, seed=0) -> FactorizedBlock:
+    def array(offset: int, *shape: int) -> jax.Array:
+        return normal(100 * seed + offset, *shape)
+
+    return FactorizedBlock(
+        left1=array(1, d, k),
+        right1=array(2, k, m),
+        b1=array(3, m) if biases else None,
+        left2=array(4, m, l),
+        right2=array(5, l, o),
+        b2=array(6, o) if biases else None,
+        activation=activation,
+    )
+
+
+def duplicated_block(sizes=(3, 2, 2, 1), d=5, o=3, *, activation="gelu", seed=0) -> MLPBlock:
+    """A block whose neurons coincide in groups of the given sizes, shuffled."""
+    groups = dense_block(d, len(sizes), o, activation=activation, seed=seed)
+    labels = jnp.repeat(jnp.arange(len(sizes)), jnp.array(sizes))
+    labels = jax.random.permutation(jax.random.key(seed), labels)
+    return groups.replace(w1=groups.w1[:, labels], b1=groups.b1[labels], w2=groups.w2[labels])
+
+
+def relative(new: jax.Array, reference: jax.Array) -> float:
+    """Largest difference over the largest entry."""
+    return float(jnp.max(jnp.abs(new - reference)) / jnp.max(jnp.abs(reference)))

@@ -1,0 +1,40 @@
+"""Strict JAX, checked shapes, and the models that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# before ntkfusion is imported anywhere: shapes in signatures are checked by beartype, in tests only
+install_import_hook("ntkfusion", "beartype.beartype")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The packaged real model in float32."""
+    from ntkfusion.checkpoints.load import load_model
+
+    return load_model("minilm")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real data sets; tests that need them are skipped where there are none."""
+    folder = os.environ.get("NTKFUSION_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set NTKFUSION_DATA_DIR to the folder with the data sets to run this test")
+    return Path(folder)

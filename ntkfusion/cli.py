@@ -46,7 +46,7 @@ def run_compare(options: Compare) -> None:
     folder = options.out or Path("results") / f"compare-{Path(options.model).name}"
     if not options.list_methods:
         check_output(folder, overwrite=options.overwrite)
-    _quiet_libraries()
+    _prepare_libraries()
     from ntkfusion.compare import count_steps, make_plan, run
     from ntkfusion.compression.registry import METHODS
     from ntkfusion.progress import progress_bar
@@ -72,17 +72,21 @@ def run_compare(options: Compare) -> None:
 
 def run_inspect(options: Inspect) -> None:
     """``ntkfusion inspect``: print what a model is made of."""
-    _quiet_libraries()
+    _prepare_libraries()
     from rich.console import Console
 
-    from ntkfusion.checkpoints.load import load_model
+    from ntkfusion.checkpoints.load import load_with_audit
     from ntkfusion.reporting.inspection import print_inspection
 
-    print_inspection(load_model(options.model), Console())
+    model, audit = load_with_audit(options.model)
+    print_inspection(model, audit.left_aside, Console())
 
 
-def _quiet_libraries() -> None:
-    """Nothing but our own words on the terminal."""
+def _prepare_libraries() -> None:
+    """Settings that libraries read when they are imported; what the user has set stays."""
+    # nothing but our own words on the terminal
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # LAPACK's own threads fight with XLA's: a singular value decomposition takes 5 to 30 times longer with them
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

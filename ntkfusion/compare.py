@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,14 +52,16 @@ class Plan:
     def build(self, name: str, width: float) -> Method:
         """The method of that name at a width, with the run's number of k-means restarts."""
         method = build_method(name, width)
-        return dataclasses.replace(method, num_restarts=self.options.restarts) if isinstance(method, MLPFusion) else method
+        return (
+            dataclasses.replace(method, num_restarts=self.options.restarts) if isinstance(method, MLPFusion) else method
+        )
 
 
 def make_plan(options: Compare) -> Plan:
     """Check everything that can be checked without the model.
 
     Raises:
-        InputError: for an unknown or repeated method, a width out of range, too few tokens or restarts, or unusable text.
+        InputError: for an unknown or repeated method, a width out of range, too few tokens, or unusable text.
     """
     methods = options.methods or tuple(METHODS)
     for name, values in (("methods", methods), ("width", options.width)):
@@ -130,12 +133,10 @@ def run(plan: Plan, advance: Advance) -> Measured:
     calibration = _inputs(model, plan.calibration, options)
     held_out = _inputs(model, plan.held_out, options)
     blocks = [model.mlp_blocks()[layer] for layer in layers]
-    references = [
-        Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)
-    ]
+    references = [Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)]
     workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers])
     rows: list[Row] = []
-    gallery = _Gallery(plan, layers, held_out, blocks)
+    gallery = _Gallery(plan, layers, model)
     for step, (width, name) in enumerate((width, name) for width in options.width for name in plan.methods):
         advance(f"{name} at width {width:g}", 2 + step)
         compressed = plan.build(name, width).compress(blocks, workspace)
@@ -157,24 +158,26 @@ def run(plan: Plan, advance: Advance) -> Measured:
 
 
 class _Gallery:
-    """Collects the kernels of the middle layer at the width nearest to a quarter."""
+    """Collects the kernels of the middle layer at the width nearest to a quarter, on the words of a few sentences."""
 
-    def __init__(self, plan: Plan, layers: Sequence[int], held_out: BlockInputs, blocks: Sequence[Block]) -> None:
+    def __init__(self, plan: Plan, layers: Sequence[int], model: Model) -> None:
         shown = [name for name in GALLERY_METHODS if name in plan.methods] or list(plan.methods[:5])
         self.names, self.width = shown, min(plan.options.width, key=lambda width: abs(width - 0.25))
         self.place, self.layer = len(layers) // 2, layers[len(layers) // 2]
-        self.inputs = held_out.inputs[self.layer][:GALLERY_TOKENS]
-        self.tokens = held_out.tokens[:GALLERY_TOKENS]
+        words = collect_block_inputs(
+            model, plan.held_out[:GALLERY_TOKENS], max_tokens=None, seed=0, special_tokens=False
+        )
+        self.inputs, self.tokens = words.inputs[self.layer][:GALLERY_TOKENS], words.tokens[:GALLERY_TOKENS]
         self.kernels: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
-        self._measure("original", blocks)
+        self._measure("original", model.mlp_blocks()[self.layer])
 
-    def _measure(self, name: str, blocks: Sequence[Block]) -> None:
+    def _measure(self, name: str, block: Block) -> None:
         for kind in KINDS:
-            self.kernels[kind][name] = np.asarray(block_kernel(blocks[self.place], self.inputs, kind=kind))
+            self.kernels[kind][name] = np.asarray(block_kernel(block, self.inputs, kind=kind))
 
     def add(self, name: str, width: float, blocks: Sequence[Block]) -> None:
         if width == self.width and name in self.names:
-            self._measure(name, blocks)
+            self._measure(name, blocks[self.place])
 
     def galleries(self) -> tuple[KernelGallery, ...]:
         return (KernelGallery(self.layer, self.width, self.tokens, self.kernels),)
@@ -182,7 +185,12 @@ class _Gallery:
 
 def _inputs(model: Model, sentences: Sequence[str], options: Compare) -> BlockInputs:
     return collect_block_inputs(
-        model, sentences, max_tokens=options.tokens, seed=options.seed, max_length=MAX_LENGTH
+        model,
+        sentences,
+        max_tokens=options.tokens,
+        seed=options.seed,
+        max_length=MAX_LENGTH,
+        special_tokens=not options.words_only,
     )
 
 
@@ -201,14 +209,14 @@ def _row(name: str, layer: int, width: float, report: BlockReport, errors: Mappi
 
 def command(options: Compare) -> str:
     """The command line that repeats a run."""
-    words = ["ntkfusion", "compare", options.model]
+    words = ["ntkfusion", "compare", shlex.quote(options.model)]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name == "model" or value == field.default:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if not isinstance(value, bool):
-            words += [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+            words += [shlex.quote(str(item)) for item in (value if isinstance(value, tuple) else (value,))]
     return " ".join(words)
 
 
@@ -248,6 +256,7 @@ def _describe_inputs(plan: Plan, calibration: BlockInputs, held_out: BlockInputs
         "held_out_sentences": held_out.num_sentences,
         "calibration_tokens": len(calibration.tokens),
         "held_out_tokens": len(held_out.tokens),
+        "special_tokens": not plan.options.words_only,
         "max_length": MAX_LENGTH,
     }
 

@@ -37,6 +37,8 @@ class Compare:
         width: Kept fractions of the hidden width, each above 0 and at most 1.
         layers: Indices of the layers to compress; by default all.
         tokens: Held-out tokens that kernels and outputs are measured on (and as many again for calibration).
+        words_only: Leave out [CLS], [SEP] and other special tokens, whose outputs are many times larger than those of
+            words and weigh heavily in every norm.
         restarts: Restarts of k-means.
         seed: Drives every random choice; same seed, same machine, same numbers.
         out: Folder for the report; by default results/compare-MODEL.
@@ -50,6 +52,7 @@ class Compare:
     width: tuple[float, ...] = (0.125, 0.25, 0.5)
     layers: tuple[int, ...] = ()
     tokens: int = 512
+    words_only: Flag = False
     restarts: int = 10
     seed: int = 0
     out: Path | None = None

@@ -29,7 +29,7 @@ def dense_block(d=5, m=7, o=3, *, activation="gelu", biases=True, constants=Fals
     )
 
 
-def factorized_block(d=5, m=7, o=3, k=2, l=3, *, activation="gelu", biases=True, seed=0) -> FactorizedBlock:
+def factorized_block(d=5, m=7, o=3, k=2, k2=3, *, activation="gelu", biases=True, seed=0) -> FactorizedBlock:
     def array(offset: int, *shape: int) -> jax.Array:
         return normal(100 * seed + offset, *shape)
 
@@ -37,8 +37,8 @@ def factorized_block(d=5, m=7, o=3, k=2, l=3, *, activation="gelu", biases=True,
         left1=array(1, d, k),
         right1=array(2, k, m),
         b1=array(3, m) if biases else None,
-        left2=array(4, m, l),
-        right2=array(5, l, o),
+        left2=array(4, m, k2),
+        right2=array(5, k2, o),
         b2=array(6, o) if biases else None,
         activation=activation,
     )

@@ -17,7 +17,7 @@ from ntkfusion.checkpoints.matching import Matching, match_tensors
 from ntkfusion.checkpoints.safetensors_reader import open_safetensors
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import BertConfig, bert_config
+from ntkfusion.models.config import LARGEST_SIZE, BertConfig, bert_config
 from ntkfusion.models.model import Model
 
 _log = logging.getLogger(__name__)
@@ -90,17 +90,17 @@ def _read_config(folder: Path, source: str) -> BertConfig:
         return bert_config(contents)
     except InputError as error:
         raise CheckpointError(source, [str(error).replace("config:", "config.json:", 1)]) from error
-    except TypeError as error:
-        raise CheckpointError(source, [f"config.json: a value has the wrong type ({error})"]) from error
 
 
 def _with_heads(config: BertConfig, matching: Matching) -> BertConfig:
     """Add the pooler and the head that the file holds any tensor of."""
     pooler = any(path.startswith("pooler/") for path in matching.found)
-    shape = matching.shape("classifier/kernel") or matching.shape("classifier/bias")
+    shapes = [matching.shape(f"classifier/{name}") for name in ("kernel", "bias")]
     # a classifier without a pooler reads every token: another model than ours
-    num_labels = max(shape[0], 1) if shape and pooler else None
-    return dataclasses.replace(config, add_pooler=pooler, num_labels=num_labels)
+    if not pooler or shapes == [None, None]:
+        return dataclasses.replace(config, add_pooler=pooler)
+    rows = next((shape[0] for shape in shapes if shape), 1)
+    return dataclasses.replace(config, add_pooler=True, num_labels=min(max(rows, 1), LARGEST_SIZE))
 
 
 def _load_tokenizer(folder: Path, source: str) -> Any:

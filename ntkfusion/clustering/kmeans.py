@@ -1,9 +1,9 @@
 """k-means by Lloyd's algorithm in Gram space, jitted, with greedy k-means++ seeding and restarts.
 
 Few points in a high dimension, many restarts: with G = ΘΘᵀ computed once,
-``‖θ_i − c_j‖² = G_ii − (2/n_j) Σ_{l∈C_j} G_il + (1/n_j²) Σ_{l,l'∈C_j} G_ll'``, so an iteration is two segment sums over G
-and the dimension is gone (methods.md §8.1). Points are centred first and the reported inertia is recomputed from the
-points, because the formula cancels in float32. Centroids are formed once, at the end.
+``‖θ_i − c_j‖² = G_ii − (2/n_j) Σ_{l∈C_j} G_il + (1/n_j²) Σ_{l,l'∈C_j} G_ll'``, so an iteration is two segment sums over
+G and the dimension is gone. Points are centred first and the reported inertia is recomputed from the points, because the
+formula cancels in float32. Centroids are formed once, at the end.
 """
 
 from __future__ import annotations
@@ -139,7 +139,11 @@ def _seed_labels(gram: Float[Array, "N N"], key: Array, num_clusters: int) -> In
         to_candidates = distances(candidates)
         best = jnp.argmin(jnp.sum(jnp.minimum(to_candidates, closest[None, :]), axis=1))
         nearer = to_candidates[best] < closest
-        return jnp.where(nearer, index.astype(labels.dtype), labels), jnp.where(nearer, to_candidates[best], closest), key
+        return (
+            jnp.where(nearer, index.astype(labels.dtype), labels),
+            jnp.where(nearer, to_candidates[best], closest),
+            key,
+        )
 
     key, draw = jax.random.split(key)
     first = jax.random.randint(draw, (1,), 0, num_points)
@@ -158,9 +162,7 @@ def _distances_to_clusters(
     return (within / counts**2)[:, None] - (2 / counts)[:, None] * sums
 
 
-def _fill_empty(
-    labels: Int[Array, " N"], distances: Float[Array, " N"], num_clusters: int
-) -> Int[Array, " N"]:
+def _fill_empty(labels: Int[Array, " N"], distances: Float[Array, " N"], num_clusters: int) -> Int[Array, " N"]:
     """Give every empty cluster the point farthest from its own centroid, never the last point of a cluster."""
 
     def any_empty(labels: Int[Array, " N"]) -> Array:

@@ -1,7 +1,7 @@
 """MLP Fusion: cluster the neurons of a block, keep centroids and cluster sizes.
 
-Wei, Guo, Chen, He (ICML 2023); extended version by Ai, Wei, Chen, Guo, He (arXiv 2307.08941v3). The variants and what each
-preserves are Theorem 1 of methods.md §1.9.3, with centroids w̃, b̃, ṽ and cluster sizes n:
+Wei, Guo, Chen, He (ICML 2023); extended version by Ai, Wei, Chen, Guo, He (arXiv 2307.08941v3). The variants, with
+centroids w̃, b̃, ṽ and cluster sizes n, and what each preserves (Theorem 1, docs/theory.md):
 
 ========  =====================================================  ======================================================
 variant   block                                                  with coinciding neurons it preserves

@@ -40,9 +40,7 @@ METHODS: dict[str, Entry] = {
         lambda width: MLPFusion(width, variant="v4"),
         "MLP Fusion V4: as V3, with constants that restore the function for every activation",
     ),
-    "svd": Entry(
-        lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"
-    ),
+    "svd": Entry(lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"),
     "svd-left": Entry(
         lambda width: SVD(width, split="left"), "The same SVD, split UΣ | Vᵀ: same function, other kernels"
     ),
@@ -50,9 +48,7 @@ METHODS: dict[str, Entry] = {
     "sketch-top-k": Entry(
         lambda width: Sketch(width, top_k=1 / 3), "A third of the kept neurons are the largest, the rest is sketched"
     ),
-    "structured-pruning": Entry(
-        lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"
-    ),
+    "structured-pruning": Entry(lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"),
     "random-neurons": Entry(
         lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
     ),

@@ -1,4 +1,4 @@
-"""Gaussian sketching of the hidden layer (a baseline of the MLP Fusion paper, methods.md §1.3)."""
+"""Gaussian sketching of the hidden layer (a baseline of the MLP Fusion paper)."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from ntkfusion.models.mlp import Block, MLPBlock
 class StructuredPruning(LayerwiseMethod):
     """Keep the c neurons with the largest ‖w_i‖‖v_i‖, columns of W1 and rows of W2 together ("aligned").
 
-    Ranking columns and rows separately, as one reference implementation does, pairs inputs with outputs of other neurons
-    (methods.md §1.11, item 3).
+    Ranking columns and rows separately, as one published implementation does, pairs the inputs of some neurons with the
+    outputs of others.
 
     Attributes:
         width: kept fraction of the hidden width.

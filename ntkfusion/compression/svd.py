@@ -26,7 +26,7 @@ class SVD(LayerwiseMethod):
     Attributes:
         width: the width of the dense block whose parameter count is matched.
         split: where the singular values go: "balanced" UΣ^½ | Σ^½Vᵀ, or "left" UΣ | Vᵀ (the MLP Fusion paper's
-            baseline, methods.md §1.3). Same function, different kernels.
+            baseline). Same function, different kernels.
     """
 
     split: Split = "balanced"
@@ -49,9 +49,7 @@ class SVD(LayerwiseMethod):
             for name, weights in (("w1", block.w1), ("w2", block.w2))
         ]
         (left1, right1), (left2, right2) = factors
-        compressed = FactorizedBlock(
-            left1, right1, block.b1, left2, right2, block.b2, activation=block.activation
-        )
+        compressed = FactorizedBlock(left1, right1, block.b1, left2, right2, block.b2, activation=block.activation)
         return compressed, {"rank": float(rank)}
 
 

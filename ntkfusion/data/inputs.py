@@ -37,21 +37,24 @@ def collect_block_inputs(
     model: Model,
     sentences: Sequence[str],
     *,
-    max_tokens: int,
+    max_tokens: int | None,
     seed: int,
     max_length: int = 128,
+    special_tokens: bool = True,
     batch_size: int = 32,
 ) -> BlockInputs:
     """Run the model over sentences and keep the block inputs of a random sample of their tokens.
 
-    Special tokens and padding are left out. The sample is spread over all sentences and keeps the order of the text.
+    Padding is left out. The sample is spread over all sentences and keeps the order of the text.
 
     Args:
         model: the model, with a tokenizer.
         sentences: the text.
-        max_tokens: size of the sample; if the text has fewer tokens, all of them.
+        max_tokens: size of the sample; None, or a text with fewer tokens, takes all of them.
         seed: of the sample.
         max_length: sentences are cut to so many tokens, special ones included, or to the positions the model has.
+        special_tokens: whether tokens the tokenizer adds ([CLS], [SEP]) may be sampled. They are block inputs like any
+            other, but few and with outputs many times larger than those of words, so they weigh heavily in norms.
         batch_size: sentences per batch.
 
     Returns:
@@ -61,20 +64,24 @@ def collect_block_inputs(
         InputError: if the model has no tokenizer, or the text has no tokens.
     """
     encodings, special = tokenize(model, sentences, max_length=max_length)
-    places = [(row, column) for row, flags in enumerate(special) for column, flag in enumerate(flags) if not flag]
+    places = [
+        (row, column)
+        for row, flags in enumerate(special)
+        for column, flag in enumerate(flags)
+        if special_tokens or not flag
+    ]
     if not places:
         raise InputError("the text has no tokens that the model's tokenizer knows")
     rng = np.random.default_rng(seed)
-    chosen = sorted(rng.choice(len(places), min(max_tokens, len(places)), replace=False).tolist())
+    count = len(places) if max_tokens is None else min(max_tokens, len(places))
+    chosen = sorted(rng.choice(len(places), count, replace=False).tolist())
     sample = [places[index] for index in chosen]
     rows = _collect(model, encodings, sample, batch_size)
     tokens = model.tokenizer.convert_ids_to_tokens([encodings[row][column] for row, column in sample])
     return BlockInputs(rows, tuple(tokens), len({row for row, _ in sample}))
 
 
-def tokenize(
-    model: Model, sentences: Sequence[str], *, max_length: int
-) -> tuple[list[list[int]], list[list[int]]]:
+def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of each sentence, cut to `max_length` or to the model's positions, and 1 where a token is special.
 
     Raises:
@@ -83,9 +90,7 @@ def tokenize(
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
     length = min(max_length, model.config.max_position_embeddings)
-    encoded = model.tokenizer(
-        list(sentences), truncation=True, max_length=length, return_special_tokens_mask=True
-    )
+    encoded = model.tokenizer(list(sentences), truncation=True, max_length=length, return_special_tokens_mask=True)
     encodings: list[list[int]] = encoded["input_ids"]
     largest = max(max(ids, default=0) for ids in encodings)
     if largest >= model.config.vocab_size:

@@ -35,9 +35,7 @@ def read_sentences(path: Path) -> list[str]:
     return sentences
 
 
-def split_sentences(
-    sentences: Sequence[str], *, seed: int, limit: int = 512
-) -> tuple[list[str], list[str]]:
+def split_sentences(sentences: Sequence[str], *, seed: int, limit: int = 512) -> tuple[list[str], list[str]]:
     """Two disjoint random halves, for calibration and for measuring, of at most `limit` sentences each.
 
     Repeated sentences are counted once, so that no sentence is in both halves.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Literal, overload
 
 import jax
 from jaxtyping import Array, Float
@@ -16,6 +17,32 @@ from ntkfusion.models.mlp import Block, FactorizedBlock
 
 #: The kernels there are: ⟨∇f(x), ∇f(z)⟩ and ⟨∇f(x), sgn ∇f(z)⟩.
 KINDS: tuple[Kind, ...] = ("sgd", "sign")
+
+
+@overload
+def block_kernel(
+    block: Block,
+    x: Float[Array, "N d"],
+    z: Float[Array, "M d"] | None = None,
+    *,
+    kind: Kind = ...,
+    trace: bool = ...,
+    by_parameter: Literal[False] = ...,
+    tile: int | None = ...,
+) -> Float[Array, "N M *outputs"]: ...
+
+
+@overload
+def block_kernel(
+    block: Block,
+    x: Float[Array, "N d"],
+    z: Float[Array, "M d"] | None = None,
+    *,
+    kind: Kind = ...,
+    trace: bool = ...,
+    by_parameter: Literal[True],
+    tile: int | None = ...,
+) -> Parts: ...
 
 
 def block_kernel(
@@ -32,7 +59,7 @@ def block_kernel(
 
     SGD: ``K(x, z) = ⟨∇f(x), ∇f(z)⟩``, symmetric. Sign: ``K(x, z) = ⟨∇f(x), sgn ∇f(z)⟩``, where z is the training
     example whose Adam/SignSGD step moves f(x); not symmetric. Formulas: `ntkfusion.kernels.dense` and
-    `ntkfusion.kernels.factorized` (methods.md §1.9.1, §1.9.2, §5).
+    `ntkfusion.kernels.factorized`; derived in docs/theory.md.
 
     Args:
         block: the block.

@@ -6,7 +6,8 @@ For ``f(x) = Σ_i q_i v_i σ(r_i (w_i·x + b_i)) + b2`` write ``a_i = q_i σ(h_i
 matrices, and for the sign kernel ``⟨∇f(x), sgn ∇f(z)⟩`` the right-hand factors are replaced by their signs, because
 ``sgn(uvᵀ) = sgn(u) sgn(v)ᵀ`` and q, r enter like any other factor.
 
-Source: methods.md §1.9.1 (SGD) and §1.9.2 (sign), with the constants of Theorem 1 (§1.9.3) carried along.
+The sign kernel is the "asymmetric SignGD kernel" of Malladi et al., "A Kernel-Based View of Language Model Fine-Tuning"
+(arXiv 2210.05643), and the Adam kernel of MLP Fusion (arXiv 2307.08941).
 """
 
 from __future__ import annotations

@@ -56,14 +56,13 @@ def centred_alignment(first: Float[Array, "N M"], second: Float[Array, "N M"]) -
     Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", equation 4. Returns 0 when
     one of the centred kernels vanishes.
     """
-    k, l = _centred(first / jnp.max(jnp.abs(first))), _centred(second / jnp.max(jnp.abs(second)))
-    norms = jnp.linalg.norm(k) * jnp.linalg.norm(l)
-    return float(jnp.where(norms > 0, jnp.sum(k * l) / jnp.where(norms > 0, norms, 1), 0))
+    # scaled first: products of large kernels leave float32's range
+    first, second = (_centred(kernel / jnp.max(jnp.abs(kernel))) for kernel in (first, second))
+    norms = jnp.linalg.norm(first) * jnp.linalg.norm(second)
+    return float(jnp.where(norms > 0, jnp.sum(first * second) / jnp.where(norms > 0, norms, 1), 0))
 
 
-def kernel_distance(
-    reference: Float[Array, "N M"], new: Float[Array, "N M"], *, top_k: int = 10
-) -> KernelDistance:
+def kernel_distance(reference: Float[Array, "N M"], new: Float[Array, "N M"], *, top_k: int = 10) -> KernelDistance:
     """Compare a traced or network kernel with the original's on the same examples.
 
     Args:

@@ -1,10 +1,9 @@
 """Closed-form kernels of the MLP block with factorised weights ``W1 = L1 R1``, ``W2 = L2 R2``.
 
-With ``p = L1ᵀx``, ``a = σ(h)``, ``g = σ'(h)``, ``c = L2ᵀa``, ``V = L2 R2`` and the back-propagated ``s_k = R1 (g ∘ V[:, k])``,
-the gradients of output k are again products: ``∂f_k/∂R2_pl = δ_kl c_p``, ``∂f_k/∂L2_ip = a_i R2_pk``,
-``∂f_k/∂R1_pi = p_p g_i V_ik``, ``∂f_k/∂L1_jp = x_j s_kp``. The sign kernel replaces right-hand factors by their signs.
-
-Source: methods.md §5, "Factorised layer", applied to both layers of the block. The kernels depend on the split.
+With ``p = L1ᵀx``, ``a = σ(h)``, ``g = σ'(h)``, ``c = L2ᵀa``, ``V = L2 R2`` and the back-propagated
+``s_k = R1 (g ∘ V[:, k])``, the gradients of output k are again products: ``∂f_k/∂R2_pl = δ_kl c_p``,
+``∂f_k/∂L2_ip = a_i R2_pk``, ``∂f_k/∂R1_pi = p_p g_i V_ik``, ``∂f_k/∂L1_jp = x_j s_kp``. The sign kernel replaces
+right-hand factors by their signs. The kernels depend on the split into factors, not only on the products.
 """
 
 from __future__ import annotations
@@ -74,7 +73,8 @@ def _signal_kernel(
         return (x.g @ mixing) @ z.g.T
 
     def add(index: Int[Array, ""], total: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        s, t = backpropagated(block, x.g, x.v, index), backpropagated(block, z.g, z.v, index)
+        s = backpropagated(block, x.g, x.v, index)
+        t = s if z is x else backpropagated(block, z.g, z.v, index)
         return total + s @ jnp.sign(t).T
 
     zeros = jnp.zeros((x.g.shape[0], z.g.shape[0]), x.g.dtype)
@@ -90,7 +90,7 @@ def traced_parts(block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array,
     left, right = left_features(block, x), right_features(block, z, kind)
     o = block.output_width
     bias = (left.g * jnp.mean(left.v * right.v, axis=1)[None, :]) @ right.g.T
-    signal = _signal_kernel(block, left, left_features(block, z), kind)
+    signal = _signal_kernel(block, left, left if z is x else left_features(block, z), kind)
     parts = {
         "left1": (left.x @ right.x.T) * signal / o,
         "right1": (left.p @ right.p.T) * bias,

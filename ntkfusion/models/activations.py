@@ -67,14 +67,13 @@ def _gelu_tanh(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def _gelu_tanh_derivative(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    gate = jax.nn.sigmoid(2 * _SQRT_2_OVER_PI * (h + _CUBIC * h * h * h))
+    u = 2 * _SQRT_2_OVER_PI * (h + _CUBIC * h * h * h)
     slope = 2 * _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * h * h)
-    return gate * (1 + h * slope * (1 - gate))
+    return jax.nn.sigmoid(u) * (1 + h * slope * jax.nn.sigmoid(-u))
 
 
 def _silu_derivative(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    gate = jax.nn.sigmoid(h)
-    return gate * (1 + h * (1 - gate))
+    return jax.nn.sigmoid(h) * (1 + h * jax.nn.sigmoid(-h))
 
 
 def _smooth(name: str, value: Elementwise, derivative: Elementwise, derivative_zero: float) -> Activation:

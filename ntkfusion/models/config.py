@@ -40,12 +40,7 @@ class BertConfig:
     mlp_layouts: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                _check_size(field.name, value)
-            elif field.type == "float" and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
-                raise InputError(f"config: {field.name} must be a small non-negative number, got {value!r}")
+        _check_values(vars(self))
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of "
@@ -60,6 +55,18 @@ class BertConfig:
         if self.mlp_layouts:
             return self.mlp_layouts[layer]
         return dense_layout(self.hidden_size, self.intermediate_size, activation=self.hidden_act)
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Check every given value by itself, before anything is computed with it."""
+    for field in dataclasses.fields(BertConfig):
+        value = values.get(field.name, field.default)
+        if field.type == "int":
+            _check_size(field.name, value)
+        elif field.type == "float" and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
+            raise InputError(f"config: {field.name} must be a small non-negative number, got {value!r}")
+        elif field.type == "str" and not isinstance(value, str):
+            raise InputError(f"config: {field.name} must be a string, got {value!r}")
 
 
 def _check_size(name: str, value: Any) -> None:
@@ -94,4 +101,6 @@ def bert_config(config: Mapping[str, Any]) -> BertConfig:
         raise InputError(f"config: missing {', '.join(missing)}")
     own = {"num_labels", "add_pooler", "mlp_layouts"}
     names = {field.name for field in dataclasses.fields(BertConfig)} - own
-    return BertConfig(**{name: config[name] for name in names if name in config})
+    values = {name: config[name] for name in names if name in config}
+    _check_values(values)
+    return BertConfig(**values)

@@ -107,7 +107,7 @@ class MLPBlock(_Block):
         return self.w2.shape[1]
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """r ∘ (W1ᵀ x + b1), what σ is applied to."""
+        """R ∘ (W1ᵀ x + b1), what σ is applied to."""
         return _scaled(_biased(x @ self.w1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
@@ -129,7 +129,7 @@ class MLPBlock(_Block):
 class FactorizedBlock(_Block):
     """An MLP block whose two weight matrices are products, ``W1 = left1 right1`` and ``W2 = left2 right2``.
 
-    The function depends on the products only, the kernels on the split (methods.md §5: not invariant to A → AC, B → C⁻¹B).
+    The function depends on the products only; the kernels depend on the split (left C, C⁻¹ right have others).
 
     Attributes:
         left1: [d, k] first factor of W1.

@@ -138,10 +138,14 @@ class Model:
 
     def _check_fits(self, index: int, block: Block) -> None:
         if not 0 <= index < self.config.num_hidden_layers:
-            raise InputError(f"layer {index} does not exist; this model has layers 0 to {self.config.num_hidden_layers - 1}")
+            raise InputError(
+                f"layer {index} does not exist; this model has layers 0 to {self.config.num_hidden_layers - 1}"
+            )
         widths = (block.model_width, block.output_width)
         if widths != (self.config.hidden_size, self.config.hidden_size):
-            raise InputError(f"layer {index}: block maps {widths[0]} to {widths[1]}, the model needs {self.config.hidden_size}")
+            raise InputError(
+                f"layer {index}: block maps {widths[0]} to {widths[1]}, the model needs {self.config.hidden_size}"
+            )
 
 
 def _layer(index: int) -> str:
@@ -159,10 +163,10 @@ def random_model(config: BertConfig, seed: int = 0) -> Model:
     """A model with freshly initialised weights (for tests and benchmarks).
 
     >>> from ntkfusion.models.config import BertConfig
-    >>> tiny = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]
     """
     ids = jnp.zeros((1, 1), jnp.int32)
     variables = Bert(config).init(jax.random.key(seed), ids, None, ids, ids)
-    return Model(config, variables["params"])
+    return Model(config, dict(variables["params"]))

@@ -73,9 +73,23 @@ def parameter_shares(model: Model) -> Mapping[str, int]:
     return {**shares, "norms, pooler, heads": model.num_parameters - sum(shares.values())}
 
 
-def print_inspection(model: Model, console: Console) -> None:
-    """Print everything above."""
-    for line in architecture_lines(model):
+def left_aside_lines(left_aside: Mapping[str, str]) -> list[str]:
+    """One sentence per reason for which tensors of the checkpoint are not part of the model."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_aside.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"left aside: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+
+
+def print_inspection(model: Model, left_aside: Mapping[str, str], console: Console) -> None:
+    """Print everything above.
+
+    Args:
+        model: the model.
+        left_aside: tensors of its checkpoint that are not part of it → why.
+        console: where to.
+    """
+    for line in [*architecture_lines(model), *left_aside_lines(left_aside)]:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(blocks_table(model))
     console.print(parameters_table(model))

@@ -50,7 +50,8 @@ _CAPTIONS = {
     "error_by_layer": "The same errors layer by layer: a method can be good on average and fail in one layer.",
     "kernels_sgd": "Rows and columns are tokens; an entry says how strongly a step of gradient descent on one token "
     "moves the block's output at the other. All panels share the original's colour scale, so a good method's panel "
-    "looks like the original. The error over a panel is that of the tokens shown here.",
+    "looks like the original, and one whose kernel has left the scale is a single colour. The error over a panel is "
+    "that of the words shown here.",
     "kernels_sign": "The same for the sign of the gradient, the direction in which Adam moves at its first steps. "
     "This kernel need not be symmetric.",
 }
@@ -133,7 +134,10 @@ def _scope(comparison: Comparison) -> str:
     if seen is None or held is None:
         return text
     source = inputs.get("text", "the text")
-    return f"{text} They saw {seen} tokens (text: {source}); every error is measured on {held} others."
+    return (
+        f"{text} Every error is measured on {held} tokens (text: {source}) from sentences that no method saw; {seen} "
+        "tokens of other sentences were there for methods that look at text."
+    )
 
 
 def _environment(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""A comparison as pictures: errors by width and by layer, and the kernels themselves side by side.
+"""A comparison as pictures: errors by width and by layer.
 
 Figures are built without pyplot, so that importing or calling this never opens a window or changes global settings.
 """
@@ -19,7 +19,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ntkfusion.errors import InputError
 from ntkfusion.reporting.answer import (
     ERRORS,
     averaged,
@@ -31,18 +30,17 @@ from ntkfusion.reporting.answer import (
     width_label,
     widths,
 )
-from ntkfusion.reporting.results import Comparison, KernelGallery
+from ntkfusion.reporting.results import Comparison
 
 #: Resolution of written pictures: twelve inches stay sharp on a screen of double density.
 DPI = 144
 #: On a logarithmic axis anything smaller is drawn here; a rounding error of 1e-8 would squash all the rest.
 FLOOR = 1e-3
-#: Most tokens that still get a label in a heat map.
-MOST_TOKENS = 40
 
-_RC: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
-_RC |= {"axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False}
-_RC |= {"figure.constrained_layout.use": True}
+#: Look of every figure, as matplotlib settings.
+RC: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
+RC |= {"axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False}
+RC |= {"figure.constrained_layout.use": True}
 # One hue per family of methods (Okabe and Ito's colour-blind safe palette), one marker per method.
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "8", "d", "*")
@@ -94,43 +92,6 @@ def error_by_layer(comparison: Comparison, width: float) -> Figure:
     return figure
 
 
-def kernel_heatmaps(gallery: KernelGallery, kind: str) -> Figure:
-    """The original kernel and every compressed one, on the original's colour scale.
-
-    Args:
-        gallery: kernels of one layer, "original" among them.
-        kind: which of its kernels.
-
-    Returns:
-        A figure with one panel per kernel; the original comes first and carries the tokens.
-
-    Raises:
-        InputError: if the gallery has no such kernels or no original.
-    """
-    kernels = dict(gallery.kernels.get(kind, {}))
-    if "original" not in kernels:
-        raise InputError(f"the gallery has no original {kind} kernel; it has {sorted(gallery.kernels)}")
-    original = kernels.pop("original")
-    with matplotlib.rc_context({**_RC, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure, axes, size = _heatmap_grid(len(kernels))
-        colours = _colour_scale(original)
-        for axis, (name, kernel) in zip(axes, [("original", original), *kernels.items()], strict=True):
-            axis.imshow(kernel, interpolation="nearest", **colours)
-            error = format_error(float(np.linalg.norm(kernel - original) / np.linalg.norm(original)))
-            below = f"error {error}" if axis is not axes[0] else f"{len(original)} tokens"
-            axis.set_title(f"{name}\n{below}", fontsize=10.5, parse_math=False)
-            axis.set(xticks=[], yticks=[], anchor="N")
-        if len(gallery.tokens) <= MOST_TOKENS:
-            font = min(10.0, 0.8 * 72 * size / len(gallery.tokens))
-            axes[0].set_yticks(range(len(original)), gallery.tokens, parse_math=False, fontsize=font)
-            axes[0].tick_params(length=0)
-        bar: dict[str, Any] = {"extend": "both", "shrink": 0.7, "aspect": 35, "fraction": 0.04}
-        figure.colorbar(axes[0].images[0], ax=axes, label="kernel entry", **bar)
-        called = {"sgd": "SGD"}.get(kind, kind)
-        figure.suptitle(f"The {called} kernel of layer {gallery.layer} at width {width_label(gallery.width)}")
-    return figure
-
-
 def save_png(figure: Figure, path: Path | BytesIO, dpi: int = DPI) -> None:
     """Write a figure as PNG, byte for byte the same for the same figure.
 
@@ -150,7 +111,7 @@ def _lines(
     comparison: Comparison, x: np.ndarray, curves: Mapping[str, np.ndarray], title: str
 ) -> tuple[Figure, list[Axes]]:
     names = methods(comparison)
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(12, 5.4))
         axes = list(figure.subplots(1, len(ERRORS), sharey=True))
         for axis, (error, values) in zip(axes, _scaled(axes, "y", curves).items(), strict=True):
@@ -171,7 +132,7 @@ def _dots(comparison: Comparison, curves: Mapping[str, np.ndarray], title: str) 
     """One row per method, the lowest output error on top: lines through a single point would be no lines."""
     names = methods(comparison)
     order = np.argsort(curves["output_error"][:, 0], kind="stable")
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(12, 1.5 + 0.34 * len(names)))
         axes = list(figure.subplots(1, len(ERRORS), sharex=True, sharey=True))
         for axis, (error, values) in zip(axes, _scaled(axes, "x", curves).items(), strict=True):
@@ -226,26 +187,3 @@ def _styles(names: Sequence[str]) -> list[dict[str, Any]]:
         thin = {"linewidth": max(2.6 - 0.2 * member, 1.8), "markersize": max(9 - 0.5 * member, 7)}
         styles.append({"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.6, **shape, **thin})
     return styles
-
-
-def _heatmap_grid(count: int) -> tuple[Figure, list[Axes], float]:
-    """Panels for the original and `count` more, and the original's inches: among many it is twice as large."""
-    big = 2 if count > 3 else 1
-    columns = min(5, 2 + (count + 1) // 2) if big == 2 else 1 + count
-    free = [(i, j) for i in range(2 + count) for j in range(columns) if i >= big or j >= big][:count]
-    rows = max([big, *(i + 1 for i, _ in free)])
-    breadth = min(12.0, 3.6 * columns + 2)
-    side = (breadth - 1.9) / columns
-    figure = Figure(figsize=(breadth, rows * (side + 0.5) + 0.4))
-    grid = figure.add_gridspec(rows, columns)
-    axes = [figure.add_subplot(grid[:big, :big]), *(figure.add_subplot(grid[i, j]) for i, j in free)]
-    return figure, axes, big * side
-
-
-def _colour_scale(kernel: np.ndarray) -> dict[str, Any]:
-    finite = kernel[np.isfinite(kernel)]
-    low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
-    if low < -0.05 * high:
-        most = max(-low, high)
-        return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
-    return {"cmap": "viridis", "vmin": low, "vmax": high if high > low else low + 1}

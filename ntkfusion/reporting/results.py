@@ -20,8 +20,8 @@ FORMAT = 1
 class Row:
     """What one method did to one layer at one width.
 
-    Errors are relative Frobenius norms ``‖new − original‖ / ‖original‖`` on held-out tokens; kernels are traced (mean over
-    outputs).
+    Errors are relative Frobenius norms ``‖new − original‖ / ‖original‖`` on held-out tokens; kernels are traced (mean
+    over outputs).
 
     Attributes:
         method: name on the command line.

@@ -8,8 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ntkfusion.reporting.answer import reference_width
+from ntkfusion.reporting.heatmaps import kernel_heatmaps
 from ntkfusion.reporting.page import html_page
-from ntkfusion.reporting.plots import error_by_layer, error_by_width, kernel_heatmaps, save_png
+from ntkfusion.reporting.plots import error_by_layer, error_by_width, save_png
 from ntkfusion.reporting.results import Comparison, KernelGallery
 from ntkfusion.reporting.table import markdown_report
 

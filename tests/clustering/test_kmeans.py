@@ -91,7 +91,11 @@ def test_gram_space_distances_equal_direct_ones():
 
 def test_same_seed_same_result_and_keys_are_accepted():
     points = normal(0, 60, 4)
-    first, again, keyed = kmeans(points, 7, seed=3), kmeans(points, 7, seed=3), kmeans(points, 7, seed=jax.random.key(3))
+    first, again, keyed = (
+        kmeans(points, 7, seed=3),
+        kmeans(points, 7, seed=3),
+        kmeans(points, 7, seed=jax.random.key(3)),
+    )
     for other in (again, keyed):
         np.testing.assert_array_equal(first.labels, other.labels)
         assert first.inertia == other.inertia

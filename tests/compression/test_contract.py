@@ -55,7 +55,9 @@ def test_stores_no_more_than_a_dense_block_of_that_width(name):
         blocks, compressed = compress(name, width)
         budget = dense_block(D, round(width * M), D).num_parameters
         assert all(block.num_parameters <= budget for block in compressed.blocks)
-        assert all(block.num_parameters <= old.num_parameters for block, old in zip(compressed.blocks, blocks, strict=True))
+        assert all(
+            block.num_parameters <= old.num_parameters for block, old in zip(compressed.blocks, blocks, strict=True)
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)

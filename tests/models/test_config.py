@@ -73,6 +73,7 @@ def test_epsilon_is_a_small_number(value):
         ({"is_decoder": True}, "decoder is not supported"),
         ({"add_cross_attention": True}, "decoder is not supported"),
         ({"hidden_act": "mish"}, "unknown activation 'mish'"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act must be a string, got \['gelu'\]"),
         ({"num_attention_heads": 3}, "hidden_size 8 is not a multiple of num_attention_heads 3"),
     ],
 )

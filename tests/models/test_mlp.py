@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import BertConfig
-from ntkfusion.models.mlp import FactorizedBlock, MLPBlock, dense_layout, layout, require_dense
+from ntkfusion.models.mlp import FactorizedBlock, MLPBlock, dense_layout, layout
 from ntkfusion.models.model import abstract_params, random_model
 
 SIGMA = {
@@ -57,12 +57,10 @@ def test_forward_is_the_formula(sizes, batch, activation, constants, biases):
         block = make_block(*sizes, activation=activation, constants=constants, biases=biases)
         x = np.random.default_rng(1).normal(size=(*batch, sizes[0]))
         w1, w2 = np.asarray(block.w1), np.asarray(block.w2)
-        b1, b2, q, r = (
-            np.full(size, absent) if array is None else np.asarray(array)
-            for array, size, absent in (
-                (block.b1, sizes[1], 0.0), (block.b2, sizes[2], 0.0), (block.q, sizes[1], 1.0), (block.r, sizes[1], 1.0),
-            )
-        )  # fmt: skip
+        m, o = sizes[1:]
+        absent = {"b1": np.zeros(m), "b2": np.zeros(o), "q": np.ones(m), "r": np.ones(m)}
+        given = block.parameters() | block.constants()
+        b1, b2, q, r = (np.asarray(given.get(name, value)) for name, value in absent.items())
         expected = (q * SIGMA[activation](r * (x @ w1 + b1))) @ w2 + b2
         np.testing.assert_allclose(block(jnp.asarray(x)), expected, rtol=1e-12, atol=1e-12)
 
@@ -123,12 +121,6 @@ def test_layout_allocates_nothing_and_is_float32(x64):
     assert huge.w1.shape == (2**20, 2**20)
     assert {leaf.dtype for leaf in jax.tree.leaves(huge)} == {jnp.dtype("float32")}
     assert dense_layout(2, 3, biases=False).b1 is None
-
-
-def test_require_dense_folds_or_refuses():
-    assert require_dense(make_block(dtype=jnp.float32), "anything").q is None
-    with pytest.raises(InputError, match="svd works on dense MLP blocks; got a FactorizedBlock"):
-        require_dense(make_factorized(), "svd")
 
 
 def test_model_returns_the_blocks_it_was_given():

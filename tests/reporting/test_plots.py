@@ -10,9 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from ntkfusion.errors import InputError
-from ntkfusion.reporting.plots import FLOOR, error_by_layer, error_by_width, kernel_heatmaps, save_png
-from ntkfusion.reporting.results import Comparison, KernelGallery, Row
+from ntkfusion.reporting.plots import FLOOR, error_by_layer, error_by_width, save_png
+from ntkfusion.reporting.results import Comparison, Row
 
 METHODS = ("mlp-fusion", "mlp-fusion-v4", "svd", "svd-unbalanced", "random-neurons")
 
@@ -25,16 +24,6 @@ def comparison(methods=METHODS, layers=(0, 1), widths=(0.25, 0.5), error=0.2):
         for width in widths
     ]
     return Comparison(tuple(rows), "", {}, {}, {}, {}, 1.0)
-
-
-def gallery(count, tokens=6):
-    original = np.eye(tokens) + 0.5
-    kernels = {"original": original, **{f"method-{i}": original * (1 + 0.1 * i) for i in range(count)}}
-    return KernelGallery(2, 0.25, tuple(f"w{i}" for i in range(tokens)), {"sgd": kernels})
-
-
-def panels(figure):
-    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
 
 
 def lines(axis):
@@ -92,44 +81,6 @@ def test_strange_numbers_still_draw(tmp_path, widths, error):
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 11, 23])
-def test_heatmaps_share_the_originals_colours(tmp_path, count):
-    figure = kernel_heatmaps(gallery(count), "sgd")
-    shown = panels(figure)
-    assert len(shown) == count + 1
-    assert len({axis.images[0].get_clim() for axis in shown}) == 1
-    assert figure.get_figwidth() <= 12
-    save_png(figure, tmp_path / "x.png", dpi=40)
-
-
-def test_heatmap_titles_carry_the_error_and_only_the_original_has_tokens():
-    shown = panels(kernel_heatmaps(gallery(3), "sgd"))
-    assert [axis.get_title() for axis in shown][1:] == [f"method-{i}\nerror 0.{i}00" for i in range(3)]
-    assert [tick.get_text() for tick in shown[0].get_yticklabels()] == [f"w{i}" for i in range(6)]
-    assert not any(len(axis.get_yticks()) for axis in shown[1:])
-    assert not len(panels(kernel_heatmaps(gallery(1, tokens=41), "sgd"))[0].get_yticks())
-
-
-def test_signed_kernels_get_colours_centred_at_zero():
-    kernels = {"original": np.array([[2.0, -1.0], [-1.0, 2.0]])}
-    (panel,) = panels(kernel_heatmaps(KernelGallery(0, 0.5, ("a", "b"), {"sign": kernels}), "sign"))
-    low, high = panel.images[0].get_clim()
-    assert low == -high
-
-
-@pytest.mark.filterwarnings("error")
-def test_tokens_are_text_not_mathematics(tmp_path):
-    kernels = {"original": np.eye(3), "$m_{$": np.full((3, 3), np.nan)}
-    figure = kernel_heatmaps(KernelGallery(0, 0.5, ("$\\frac", "日本", "<b>"), {"sgd": kernels}), "sgd")
-    save_png(figure, tmp_path / "x.png", dpi=40)
-    assert panels(figure)[1].get_title().endswith("error n/a")
-
-
-def test_a_gallery_without_the_original_is_refused():
-    with pytest.raises(InputError, match="no original sign kernel"):
-        kernel_heatmaps(gallery(1), "sign")
-
-
 def test_png_is_a_picture_of_its_size_and_the_same_twice(tmp_path):
     for name in ("a.png", "b.png"):
         save_png(error_by_width(comparison()), tmp_path / name, dpi=50)
@@ -142,5 +93,4 @@ def test_png_is_a_picture_of_its_size_and_the_same_twice(tmp_path):
 def test_settings_of_matplotlib_are_left_alone():
     before = dict(matplotlib.rcParams)
     assert isinstance(error_by_width(comparison()), Figure)
-    kernel_heatmaps(gallery(2), "sgd")
     assert dict(matplotlib.rcParams) == before

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# read when NumPy, scikit-learn and PyTorch are imported: two workers on two cores, one thread each
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 import jax
 import pytest
 from jaxtyping import install_import_hook

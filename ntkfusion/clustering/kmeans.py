@@ -2,8 +2,8 @@
 
 Few points in a high dimension, many restarts: with G = ΘΘᵀ computed once,
 ``‖θ_i − c_j‖² = G_ii − (2/n_j) Σ_{l∈C_j} G_il + (1/n_j²) Σ_{l,l'∈C_j} G_ll'``, so an iteration is two segment sums over
-G and the dimension is gone. Points are centred first and the reported inertia is recomputed from the points, because the
-formula cancels in float32. Centroids are formed once, at the end.
+G and the dimension is gone. Points are centred first and the reported inertia is recomputed from the points, because
+the formula cancels in float32. Centroids are formed once, at the end.
 """
 
 from __future__ import annotations

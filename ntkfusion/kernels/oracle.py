@@ -24,7 +24,7 @@ def block_function(block: Block) -> tuple[Function, dict[str, Array]]:
     return lambda params, x: block.replace(**params)(x), block.parameters()
 
 
-def jacobian(f: Function, params: dict[str, Any], x: Float[Array, N * example]) -> dict[str, Float[Array, "N o p"]]:
+def jacobian(f: Function, params: dict[str, Any], x: Float[Array, "N ..."]) -> dict[str, Float[Array, "N o p"]]:
     """∂f/∂params for each example by reverse mode, flattened per top-level entry of `params`.
 
     Args:
@@ -46,8 +46,8 @@ def jacobian(f: Function, params: dict[str, Any], x: Float[Array, N * example]) 
 def dense_kernel(
     f: Function,
     params: dict[str, Any],
-    x: Float[Array, N * example],
-    z: Float[Array, M * example] | None = None,
+    x: Float[Array, "N ..."],
+    z: Float[Array, "M ..."] | None = None,
     *,
     kind: Kind = "sgd",
     trace: bool = True,

@@ -57,9 +57,9 @@ def test_float32_agrees_with_the_float64_oracle(kind_of_block, kind):
     assert relative(ours.astype(jnp.float64) if jax.config.jax_enable_x64 else ours, oracle.astype(jnp.float32)) <= 2e-5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    sizes=st.tuples(*[st.integers(1, 6)] * 5),
+    sizes=st.tuples(*[st.sampled_from([1, 2, 5])] * 5),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     kind=st.sampled_from(KINDS),
     constants=st.booleans(),

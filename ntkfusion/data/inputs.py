@@ -107,11 +107,10 @@ def _collect(
     wanted: dict[int, list[tuple[int, int]]] = {}
     for index, (row, column) in enumerate(sample):
         wanted.setdefault(row, []).append((index, column))
-    run = jax.jit(model.block_inputs)
     shape = (len(sample), model.config.hidden_size)
     found = [np.empty(shape, np.dtype(jax.tree.leaves(model.params)[0].dtype)) for _ in model.mlp_blocks()]
     for batch, ids, mask in _batches(encodings, sorted(wanted), batch_size, model.config.max_position_embeddings):
-        states = [np.asarray(state) for state in run(ids, mask)]
+        states = [np.asarray(state) for state in model.block_inputs(ids, mask)]
         for place, row in enumerate(batch):
             for index, column in wanted[row]:
                 for layer, state in enumerate(states):

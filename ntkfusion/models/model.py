@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -77,10 +78,8 @@ class Model:
     def block_inputs(
         self, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T d"], ...]:
-        """The input of every layer's MLP block, in layer order."""
-        _, state = self._run(self.params, input_ids, None, attention_mask, None, mutable=["intermediates"])
-        sown = state["intermediates"]
-        return tuple(sown[_layer(index)]["mlp"]["block_input"][0] for index in range(self.config.num_hidden_layers))
+        """The input of every layer's MLP block, in layer order (compiled once per shape of the batch)."""
+        return _block_inputs(self.config, self.params, self.constants, input_ids, attention_mask)
 
     def _run(
         self,
@@ -146,6 +145,21 @@ class Model:
             raise InputError(
                 f"layer {index}: block maps {widths[0]} to {widths[1]}, the model needs {self.config.hidden_size}"
             )
+
+
+@partial(jax.jit, static_argnames="config")
+def _block_inputs(
+    config: BertConfig,
+    params: Params,
+    constants: Params,
+    input_ids: Int[Array, "B T"],
+    attention_mask: Int[Array, "B T"],
+) -> tuple[Float[Array, "B T d"], ...]:
+    # weights are arguments: closed over, they would become constants of every compiled program
+    model = Model(config, params, constants)
+    _, state = model._run(params, input_ids, None, attention_mask, None, mutable=["intermediates"])
+    sown = state["intermediates"]
+    return tuple(sown[_layer(index)]["mlp"]["block_input"][0] for index in range(config.num_hidden_layers))
 
 
 def _layer(index: int) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ntkfusion.compression.sketch import Sketch
     from ntkfusion.compression.structured_pruning import StructuredPruning
     from ntkfusion.compression.svd import SVD
+    from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel
     from ntkfusion.kernels.distance import KernelDistance, kernel_distance
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BertConfig": "models.config",
+    "BlockInputs": "data.inputs",
     "BlockReport": "compression.contract",
     "CheckpointError": "errors",
     "Compressed": "compression.contract",
@@ -57,6 +59,7 @@ _HOMES = {
     "Workspace": "compression.contract",
     "block_kernel": "kernels.block",
     "build_method": "compression.registry",
+    "collect_block_inputs": "data.inputs",
     "compress": "compression.compress",
     "dense_kernel": "kernels.oracle",
     "kernel_distance": "kernels.distance",
@@ -69,6 +72,7 @@ __all__ = [
     "METHODS",
     "SVD",
     "BertConfig",
+    "BlockInputs",
     "BlockReport",
     "CheckpointError",
     "Compressed",
@@ -90,6 +94,7 @@ __all__ = [
     "__version__",
     "block_kernel",
     "build_method",
+    "collect_block_inputs",
     "compress",
     "dense_kernel",
     "kernel_distance",

@@ -37,7 +37,7 @@ MAX_LENGTH = 128
 #: Tokens whose kernels are drawn.
 GALLERY_TOKENS = 32
 #: Methods whose kernels are drawn, as far as they were asked for.
-GALLERY_METHODS = ("mlp-fusion", "mlp-fusion-v2", "mlp-fusion-v4", "svd", "structured-pruning")
+GALLERY_METHODS = ("mlp-fusion", "mlp-fusion-v2", "mlp-fusion-v4", "svd", "structured-pruning", "random-neurons")
 
 
 @dataclasses.dataclass(frozen=True)

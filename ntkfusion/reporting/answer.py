@@ -170,17 +170,23 @@ def answer(comparison: Comparison, descriptions: Mapping[str, str]) -> str:
         about = f" – {descriptions[common[0]]} –" if len(common) == 1 and common[0] in descriptions else ""
         text = f"{scope}, {_some(common)}{about} {'wins' if len(common) == 1 else 'win'} on all three: {numbers}"
     else:
-        text = f"{scope}, {_lowest(winners, low)}: no single method keeps everything"
+        outputs = dict(zip(names, means["output_error"].tolist(), strict=True))
+        text = f"{scope}, {_lowest(winners, low, outputs)}: no single method keeps everything"
     return text + _far(low) + "."
 
 
-def _lowest(winners: Mapping[str, Sequence[str]], low: Mapping[str, float]) -> str:
-    """Who has the lowest of each error; among equals the one that wins most often comes first."""
+def _lowest(winners: Mapping[str, Sequence[str]], low: Mapping[str, float], outputs: Mapping[str, float]) -> str:
+    """Who has the lowest of each error; among equals the one that wins most often comes first.
+
+    A kernel error says nothing without the output error beside it: where that is above 1, it is added.
+    """
     wins = [name for names in winners.values() for name in names]
     parts = []
     for error, label in ERRORS.items():
         names = sorted(winners[error], key=wins.count, reverse=True)
-        found = f"the lowest {label} is {format_error(low[error])} ({_some(names)})" if names else ""
+        useless = names and outputs[names[0]] > 1
+        warning = f", with an output error of {format_error(outputs[names[0]])}, worse than zeros" if useless else ""
+        found = f"the lowest {label} is {format_error(low[error])} ({_some(names)}{warning})" if names else ""
         parts.append(found or f"no method has a {label}")
     return join(parts)
 

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
@@ -19,6 +20,7 @@ from ntkfusion.models.mlp import Block, layout
 from ntkfusion.models.output import ModelOutput
 
 Params = dict[str, Any]
+ArrayLike = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Model:
         self,
         params: Params,
         *,
-        input_ids: Int[Array, "B T"] | None = None,
-        inputs_embeds: Float[Array, "B T d"] | None = None,
-        attention_mask: Int[Array, "B T"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
+        input_ids: Int[ArrayLike, "B T"] | None = None,
+        inputs_embeds: Float[ArrayLike, "B T d"] | None = None,
+        attention_mask: Int[ArrayLike, "B T"] | None = None,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
     ) -> ModelOutput:
         """Run the network on a batch. Pure; wrap it in `jax.jit` as you like.
 
@@ -76,7 +78,7 @@ class Model:
         return self._run(params, input_ids, inputs_embeds, attention_mask, token_type_ids)
 
     def block_inputs(
-        self, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"]
+        self, input_ids: Int[ArrayLike, "B T"], attention_mask: Int[ArrayLike, "B T"]
     ) -> tuple[Float[Array, "B T d"], ...]:
         """The input of every layer's MLP block, in layer order (compiled once per shape of the batch)."""
         return _block_inputs(self.config, self.params, self.constants, input_ids, attention_mask)
@@ -84,10 +86,10 @@ class Model:
     def _run(
         self,
         params: Params,
-        input_ids: Int[Array, "B T"] | None,
-        inputs_embeds: Float[Array, "B T d"] | None,
-        attention_mask: Int[Array, "B T"] | None,
-        token_type_ids: Int[Array, "B T"] | None,
+        input_ids: Int[ArrayLike, "B T"] | None,
+        inputs_embeds: Float[ArrayLike, "B T d"] | None,
+        attention_mask: Int[ArrayLike, "B T"] | None,
+        token_type_ids: Int[ArrayLike, "B T"] | None,
         **options: Any,
     ) -> Any:
         given = input_ids if inputs_embeds is None else inputs_embeds
@@ -99,10 +101,11 @@ class Model:
                 f"inputs are {shape[1]} tokens long; this model has {self.config.max_position_embeddings} positions. "
                 "Truncate them."
             )
+        ids = None if input_ids is None else jnp.asarray(input_ids)
         mask = jnp.ones(shape, jnp.int32) if attention_mask is None else jnp.asarray(attention_mask)
         types = jnp.zeros(shape, jnp.int32) if token_type_ids is None else jnp.asarray(token_type_ids)
         variables = {"params": params, "constants": self.constants}
-        return self.module.apply(variables, input_ids, inputs_embeds, mask, types, **options)
+        return self.module.apply(variables, ids, inputs_embeds, mask, types, **options)
 
     def mlp_blocks(self) -> list[Block]:
         """The MLP block of every layer, parameters and constants together."""

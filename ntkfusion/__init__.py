@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel
     from ntkfusion.kernels.distance import KernelDistance, kernel_distance
+    from ntkfusion.kernels.network import network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
     from ntkfusion.models.config import BertConfig
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
@@ -65,6 +66,7 @@ _HOMES = {
     "kernel_distance": "kernels.distance",
     "kmeans": "clustering.kmeans",
     "load_model": "checkpoints.load",
+    "network_kernel": "kernels.network",
     "random_model": "models.model",
 }
 
@@ -100,6 +102,7 @@ __all__ = [
     "kernel_distance",
     "kmeans",
     "load_model",
+    "network_kernel",
     "random_model",
 ]
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.models.mlp import Block
 
-Function = Callable[[Any, Array], Array]
+Function = Callable[[Any, Any], Array]
 
 
 def block_function(block: Block) -> tuple[Function, dict[str, Array]]:
@@ -24,13 +24,13 @@ def block_function(block: Block) -> tuple[Function, dict[str, Array]]:
     return lambda params, x: block.replace(**params)(x), block.parameters()
 
 
-def jacobian(f: Function, params: dict[str, Any], x: Float[Array, "N ..."]) -> dict[str, Float[Array, "N o p"]]:
+def jacobian(f: Function, params: dict[str, Any], x: Any) -> dict[str, Float[Array, "N o p"]]:
     """∂f/∂params for each example by reverse mode, flattened per top-level entry of `params`.
 
     Args:
         f: ``f(params, one_example) -> [o]``.
         params: dictionary of arrays or of nested dictionaries.
-        x: examples along the first axis.
+        x: examples, an array or pytree of arrays with N along the first axis.
 
     Returns:
         {entry: [N, o, its number of parameters]}.
@@ -46,8 +46,8 @@ def jacobian(f: Function, params: dict[str, Any], x: Float[Array, "N ..."]) -> d
 def dense_kernel(
     f: Function,
     params: dict[str, Any],
-    x: Float[Array, "N ..."],
-    z: Float[Array, "M ..."] | None = None,
+    x: Any,
+    z: Any = None,
     *,
     kind: Kind = "sgd",
     trace: bool = True,
@@ -58,7 +58,7 @@ def dense_kernel(
     Args:
         f: ``f(params, one_example) -> [o]``.
         params: dictionary of the differentiated parameters.
-        x: evaluated examples.
+        x: evaluated examples, an array or pytree of arrays with N along the first axis.
         z: training examples; by default `x`.
         kind: "sgd" for ⟨∇f(x), ∇f(z)⟩, "sign" for ⟨∇f(x), sgn ∇f(z)⟩.
         trace: mean over outputs, else the full [N, M, o, o].

@@ -29,13 +29,22 @@ if TYPE_CHECKING:
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel
     from ntkfusion.kernels.distance import KernelDistance, kernel_distance
+    from ntkfusion.kernels.full_distance import FullKernelDistance, full_kernel_distance
     from ntkfusion.kernels.network import network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
+    from ntkfusion.kernels.sequence import sequence_kernel
     from ntkfusion.models.config import BertConfig
+    from ntkfusion.models.gated import GatedBlock
+    from ntkfusion.models.mixture import MixtureBlock
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
     from ntkfusion.models.model import Model, random_model
 
 _HOMES = {
+    "MixtureBlock": "models.mixture",
+    "GatedBlock": "models.gated",
+    "sequence_kernel": "kernels.sequence",
+    "full_kernel_distance": "kernels.full_distance",
+    "FullKernelDistance": "kernels.full_distance",
     "BertConfig": "models.config",
     "BlockInputs": "data.inputs",
     "BlockReport": "compression.contract",
@@ -79,6 +88,8 @@ __all__ = [
     "CheckpointError",
     "Compressed",
     "FactorizedBlock",
+    "FullKernelDistance",
+    "GatedBlock",
     "InputError",
     "KMeansResult",
     "KernelDistance",
@@ -86,6 +97,7 @@ __all__ = [
     "MLPBlock",
     "MLPFusion",
     "Method",
+    "MixtureBlock",
     "Model",
     "NTKFusionError",
     "OutputExistsError",
@@ -99,11 +111,13 @@ __all__ = [
     "collect_block_inputs",
     "compress",
     "dense_kernel",
+    "full_kernel_distance",
     "kernel_distance",
     "kmeans",
     "load_model",
     "network_kernel",
     "random_model",
+    "sequence_kernel",
 ]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -23,21 +26,51 @@ dynamics, and can you prove it? `ntkfusion --version` prints the version."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with 0, 2 for bad input, or 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if arguments in (["--version"], ["-V"]):
         print(f"ntkfusion {__version__}")
         return
-    options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
     try:
-        run_compare(options) if isinstance(options, Compare) else run_inspect(options)
+        options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
+        with Interrupts() as interrupts:
+            run_compare(options, interrupts) if isinstance(options, Compare) else run_inspect(options)
     except NTKFusionError as error:
         print(f"ntkfusion: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("ntkfusion: interrupted, nothing was written", file=sys.stderr)
+        print("ntkfusion: interrupted, nothing is left half-written", file=sys.stderr)
         sys.exit(130)
 
 
-def run_compare(options: Compare) -> None:
+class Interrupts:
+    """Remembers Ctrl-C: Python drops the exception when it lands in a garbage collection callback, as JAX has one."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self.seen:
+            raise KeyboardInterrupt
+
+
+def run_compare(options: Compare, interrupts: Interrupts) -> None:
     """``ntkfusion compare``: check the request, measure, write the report, print the table."""
     from rich.console import Console
 
@@ -62,12 +95,18 @@ def run_compare(options: Compare) -> None:
         return
     plan = make_plan(options)
     with progress_bar(count_steps(plan)) as advance:
-        measured = run(plan, advance)
+
+        def advance_or_stop(description: str, done: int) -> None:
+            interrupts.check()
+            advance(description, done)
+
+        measured = run(plan, advance_or_stop)
+        interrupts.check()
         with new_folder(folder, overwrite=options.overwrite) as written:
             write_report(measured.comparison, descriptions, measured.galleries, written)
     console.print(console_table(measured.comparison))
-    console.print(answer(measured.comparison, descriptions), highlight=False, soft_wrap=True)
-    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(answer(measured.comparison, descriptions), highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
 
 
 def run_inspect(options: Inspect) -> None:

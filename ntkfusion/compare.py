@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import shlex
@@ -21,15 +22,17 @@ from ntkfusion.compression.compress import check_layers
 from ntkfusion.compression.contract import BlockReport, Method, Workspace
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
-from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
+from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, tokenize
 from ntkfusion.data.text import read_sentences, sample_sentences, split_sentences
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import KINDS, block_kernel
 from ntkfusion.kernels.distance import relative_error
+from ntkfusion.kernels.memory import memory_limit, show_size
 from ntkfusion.models.mlp import Block
 from ntkfusion.models.model import Model
 from ntkfusion.options import Compare
 from ntkfusion.progress import Advance
+from ntkfusion.reporting.answer import nearest_width
 from ntkfusion.reporting.results import Comparison, KernelGallery, Row
 
 #: Sentences are cut to this many tokens.
@@ -125,14 +128,23 @@ def run(plan: Plan, advance: Advance) -> Measured:
     Raises:
         NTKFusionError: if the model cannot be loaded, or a layer or method does not fit it.
     """
+    with jax.default_matmul_precision("highest"):
+        return _run(plan, advance)
+
+
+def _run(plan: Plan, advance: Advance) -> Measured:
     start, options = time.perf_counter(), plan.options
     advance("loading the model", 0)
     model = load_model(options.model)
     layers = check_layers(options.layers or None, model.config.num_hidden_layers)
-    advance("reading the text", 1)
-    calibration = _inputs(model, plan.calibration, options)
-    held_out = _inputs(model, plan.held_out, options)
     blocks = [model.mlp_blocks()[layer] for layer in layers]
+    for width in options.width:
+        for name in plan.methods:
+            plan.build(name, width).check(blocks)
+    advance("reading the text", 1)
+    held_out = _inputs(model, plan.held_out, options)
+    calibration = _inputs(model, _unseen(model, plan.calibration, plan.held_out), options)
+    _check_memory(len(held_out.tokens), len(layers))
     references = [Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)]
     workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers])
     rows: list[Row] = []
@@ -157,12 +169,36 @@ def run(plan: Plan, advance: Advance) -> Measured:
     return Measured(comparison, gallery.galleries())
 
 
+def _unseen(model: Model, sentences: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The sentences that the tokenizer does not make equal to one of the others.
+
+    Raises:
+        InputError: if none is left.
+    """
+    taken = {tuple(ids) for ids in tokenize(model, others, max_length=MAX_LENGTH)[0]}
+    encodings = tokenize(model, sentences, max_length=MAX_LENGTH)[0]
+    kept = [sentence for sentence, ids in zip(sentences, encodings, strict=True) if tuple(ids) not in taken]
+    if not kept:
+        raise InputError("all sentences of the text are the same to the model's tokenizer; give more varied text")
+    return kept
+
+
+def _check_memory(tokens: int, num_layers: int) -> None:
+    """Refuse more tokens than there is memory for their kernels: two per layer, and a handful while one is made."""
+    limit, per_pair = memory_limit(None), 4 * (len(KINDS) * num_layers + 8)
+    if tokens**2 * per_pair > limit:
+        raise InputError(
+            f"kernels of {tokens} tokens need about {show_size(tokens**2 * per_pair)}, there is room for "
+            f"{show_size(limit)}: ask for --tokens {math.isqrt(limit // per_pair)} or fewer"
+        )
+
+
 class _Gallery:
     """Collects the kernels of the middle layer at the width nearest to a quarter, on the words of a few sentences."""
 
     def __init__(self, plan: Plan, layers: Sequence[int], model: Model) -> None:
         shown = [name for name in GALLERY_METHODS if name in plan.methods] or list(plan.methods[:5])
-        self.names, self.width = shown, min(plan.options.width, key=lambda width: abs(width - 0.25))
+        self.names, self.width = shown, nearest_width(plan.options.width)
         self.place, self.layer = len(layers) // 2, layers[len(layers) // 2]
         words = collect_block_inputs(
             model, plan.held_out[:GALLERY_TOKENS], max_tokens=None, seed=0, special_tokens=False

@@ -42,7 +42,7 @@ class Compare:
         restarts: Restarts of k-means.
         seed: Drives every random choice; same seed, same machine, same numbers.
         out: Folder for the report; by default results/compare-MODEL.
-        overwrite: Replace an earlier report in that folder.
+        overwrite: Replace an earlier report in that folder, with everything in it.
         list_methods: Print what every method does, and stop.
     """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ntkfusion.models.gated import GatedBlock
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
 
 
@@ -55,3 +57,26 @@ def duplicated_block(sizes=(3, 2, 2, 1), d=5, o=3, *, activation="gelu", seed=0)
 def relative(new: jax.Array, reference: jax.Array) -> float:
     """Largest difference over the largest entry."""
     return float(jnp.max(jnp.abs(new - reference)) / jnp.max(jnp.abs(reference)))
+
+
+def gated_block(d=5, m=7, o=3, *, activation="silu", biases=True, seed=0) -> GatedBlock:
+    def array(offset: int, *shape: int) -> jax.Array:
+        return normal(100 * seed + offset, *shape)
+
+    return GatedBlock(
+        gate=array(1, d, m),
+        gate_bias=array(2, m) if biases else None,
+        up=array(3, d, m),
+        up_bias=array(4, m) if biases else None,
+        w2=array(5, m, o),
+        b2=array(6, o) if biases else None,
+        activation=activation,
+    )
+
+
+def mixture_block(
+    d=5, m=7, o=3, experts=3, *, activation="relu", biases=False, seed=0, train_router=True, expert=dense_block
+) -> MixtureBlock:
+    """A random mixture as in Switch: no biases unless asked for."""
+    parts = [expert(d, m, o, activation=activation, biases=biases, seed=10 * seed + e + 1) for e in range(experts)]
+    return MixtureBlock.stack(normal(100 * seed + 99, d, experts), parts, train_router=train_router)

@@ -177,6 +177,7 @@ def test_broken_checkpoints_say_what_is_broken(tmp_path, capsys, damage, message
         (["minilm", "--methods", "fusion"], "unknown method 'fusion'; known: mlp-fusion, "),
         (["minilm", "--layers", "6"], "layer 6 does not exist; this model has layers 0 to 5"),
         (["minilm", "--layers", "-1"], "layer -1 does not exist; this model has layers 0 to 5"),
+        (["minilm", "--methods", "svd", "--width", "0.001"], "choose a larger width"),
         (["minilm", "--tokens", "1"], "--tokens must be at least 2, got 1"),
         (["minilm", "--restarts", "0"], "--restarts must be at least 1, got 0"),
         (["minilm", "--seed", "-1"], "--seed must be from 0"),
@@ -212,5 +213,5 @@ def test_interrupting_leaves_nothing_behind(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("ntkfusion: interrupted, nothing was written\n")
+    assert err.endswith("ntkfusion: interrupted, nothing is left half-written\n")
     assert not list(tmp_path.iterdir())

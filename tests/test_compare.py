@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compare import Reference, command, count_steps, describe_model, make_plan, run
+from ntkfusion.compare import Reference, _check_memory, _unseen, command, count_steps, describe_model, make_plan, run
 from ntkfusion.data.inputs import collect_block_inputs
+from ntkfusion.errors import InputError
 from ntkfusion.options import Compare
 
 
@@ -46,6 +47,26 @@ def test_calibration_and_held_out_sentences_do_not_mix(measured):
     plan, _, _ = measured
     assert not set(plan.calibration) & set(plan.held_out)
     assert len(plan.calibration) == len(plan.held_out) == 160
+
+
+def test_sentences_that_only_the_tokenizer_makes_equal_do_not_leak(minilm):
+    others = ["Hello there", "Something else."]
+    assert _unseen(minilm, ["hello THERE", "New words."], others) == ["New words."]
+    with pytest.raises(InputError, match="the same to the model's tokenizer"):
+        _unseen(minilm, ["hello there", "HELLO  there"], others)
+
+
+def test_a_method_that_does_not_apply_is_refused_before_any_work():
+    plan = make_plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.001)))
+    steps = []
+    with pytest.raises(InputError, match="choose a larger width"):
+        run(plan, lambda what, done: steps.append(what))
+    assert steps == ["loading the model"]
+
+
+def test_more_tokens_than_memory_has_room_for():
+    with pytest.raises(InputError, match=r"ask for --tokens [0-9]+ or fewer"):
+        _check_memory(10**7, 6)
 
 
 def test_gallery_shows_the_words_of_the_middle_layer(measured):

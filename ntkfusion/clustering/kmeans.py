@@ -91,13 +91,16 @@ def _best_of_restarts(
     points: Float[Array, "N D"], key: Array, num_clusters: int, num_restarts: int, max_iterations: int
 ) -> KMeansResult:
     centred = points - jnp.mean(points, axis=0, keepdims=True)
+    # squares of very large or small points leave float32's range
+    scale = jnp.max(jnp.abs(centred))
+    centred = centred / jnp.where(scale > 0, scale, 1)
     # halved sum with the transpose: exact symmetry, so that distances of a point to itself are exactly 0
     gram = centred @ centred.T
     gram = 0.5 * (gram + gram.T)
 
     def restart(key: Array) -> tuple[Int[Array, " N"], Int[Array, ""], Float[Array, ""]]:
         labels, iterations = _lloyd(gram, _seed_labels(gram, key, num_clusters), num_clusters, max_iterations)
-        return labels, iterations, _summary(points, labels, num_clusters)[2]
+        return labels, iterations, _summary(centred, labels, num_clusters)[2]
 
     labels, iterations, inertias = jax.lax.map(restart, jax.random.split(key, num_restarts))
     best = jnp.argmin(inertias)
@@ -181,6 +184,7 @@ def _lloyd(
     gram: Float[Array, "N N"], labels: Int[Array, " N"], num_clusters: int, max_iterations: int
 ) -> tuple[Int[Array, " N"], Int[Array, ""]]:
     diagonal = jnp.diag(gram)
+    rounding = 8 * jnp.finfo(gram.dtype).eps * jnp.max(diagonal)
 
     def unfinished(state: tuple[Int[Array, " N"], Array, Int[Array, ""]]) -> Array:
         _, changed, iteration = state
@@ -191,7 +195,10 @@ def _lloyd(
     ) -> tuple[Int[Array, " N"], Array, Int[Array, ""]]:
         labels, _, iteration = state
         distances = _distances_to_clusters(gram, labels, num_clusters)
-        nearest = jnp.argmin(distances, axis=0).astype(labels.dtype)
+        own = jnp.take_along_axis(distances, labels[None, :], axis=0)[0]
+        # a point moves only if it gains more than rounding: equal centroids would exchange their points for ever
+        gains = jnp.min(distances, axis=0) < own - rounding
+        nearest = jnp.where(gains, jnp.argmin(distances, axis=0).astype(labels.dtype), labels)
         nearest = _fill_empty(nearest, diagonal + jnp.min(distances, axis=0), num_clusters)
         return nearest, jnp.any(nearest != labels), iteration + 1
 

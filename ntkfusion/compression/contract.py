@@ -115,6 +115,13 @@ class Method(ABC):
         if not 0 < self.width <= 1:
             raise InputError(f"width is the kept fraction of the hidden width, above 0 and at most 1; got {self.width}")
 
+    def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most methods have nothing to add)
+        """Find out, before any long work, whether the method applies to these blocks.
+
+        Raises:
+            InputError: if it does not; the message says why.
+        """
+
     @abstractmethod
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress the blocks of several layers.
@@ -142,6 +149,11 @@ class LayerwiseMethod(Method):
     @abstractmethod
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Compress one dense block whose constants are folded away; return it with measured details."""
+
+    def check(self, blocks: Sequence[Block]) -> None:
+        """Refuse blocks that are not dense; see `Method.check`."""
+        for block in blocks:
+            require_dense(block, type(self).__name__)
 
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress every block with `compress_block`; see `Method.compress`."""

@@ -56,6 +56,8 @@ class MLPFusion(LayerwiseMethod):
         super().__post_init__()
         if self.variant not in get_args(Variant):
             raise InputError(f"unknown variant {self.variant!r} of MLP Fusion; known: {', '.join(get_args(Variant))}")
+        if self.num_restarts < 1:
+            raise InputError(f"num_restarts must be at least 1, got {self.num_restarts}")
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Cluster θ_i = [w_i; b_i; v_i] and build the variant from centroids and cluster sizes."""

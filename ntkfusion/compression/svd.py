@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod, Workspace, require_dense
 from ntkfusion.errors import InputError
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
@@ -40,6 +40,12 @@ class SVD(LayerwiseMethod):
         super().__post_init__()
         if self.split not in get_args(Split):
             raise InputError(f"unknown split {self.split!r} of the SVD; known: {', '.join(get_args(Split))}")
+
+    def check(self, blocks: Sequence[Block]) -> None:
+        """Refuse blocks that are not dense, and widths that leave no rank; see `Method.check`."""
+        for block in blocks:
+            dense = require_dense(block, type(self).__name__)
+            matched_rank(dense, self.kept_neurons(dense.hidden_width))
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Factorise both matrices at the matched rank."""

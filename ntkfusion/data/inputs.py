@@ -63,6 +63,8 @@ def collect_block_inputs(
     Raises:
         InputError: if the model has no tokenizer, or the text has no tokens.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
     encodings, special = tokenize(model, sentences, max_length=max_length)
     places = [
         (row, column)
@@ -87,6 +89,8 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
     Raises:
         InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
     """
+    if isinstance(sentences, str) or not sentences:
+        raise InputError("give a list of at least one sentence")
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
     length = min(max_length, model.config.max_position_embeddings)

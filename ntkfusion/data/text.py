@@ -23,7 +23,7 @@ def read_sentences(path: Path) -> list[str]:
     Raises:
         InputError: if the file is missing, a folder, not UTF-8, or has no text.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise InputError(f"text file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
         text = path.read_text(encoding="utf-8-sig")

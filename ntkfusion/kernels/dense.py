@@ -17,7 +17,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels.tiles import Parts
+from ntkfusion.kernels.terms import Identity, Neurons, Term, Terms
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.models.pytree import pytree
@@ -61,32 +61,18 @@ def right_features(block: MLPBlock, z: Float[Array, "n d"], kind: Kind) -> Dense
     return DenseFeatures(x=jnp.sign(z), a=a, g=g, v=jnp.sign(block.w2))
 
 
-def traced_parts(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
-    """The traced kernel of every parameter, [n, k], mean over outputs.
+def terms(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+    """The kernel of every parameter, as cores and Gram matrices.
 
-    With D_i = (1/o) Σ_l v_il v'_il:  w2: A A'ᵀ,  b2: 1,  b1: G diag(D) G'ᵀ,  w1: (X X'ᵀ) ∘ b1.
+    w2: (A A'ᵀ) I,  b2: I,  b1: Σ_i g_i g'_i v_i v'_iᵀ,  w1: (X X'ᵀ) b1. Their traces, with D_i = (1/o) Σ_l v_il v'_il:
+    w2: A A'ᵀ,  b2: 1,  b1: G diag(D) G'ᵀ,  w1: (X X'ᵀ) ∘ b1.
     """
     left, right = left_features(block, x), right_features(block, z, kind)
-    weights = jnp.mean(left.v * right.v, axis=1)
-    bias = (left.g * weights[None, :]) @ right.g.T
-    parts = {"w1": (left.x @ right.x.T) * bias, "b1": bias, "w2": left.a @ right.a.T, "b2": jnp.ones_like(bias)}
-    return {name: parts[name] for name in block.parameters()}
-
-
-def full_parts(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
-    """The full kernel of every parameter, [n, k, o, o].
-
-    w2: (A A'ᵀ) I,  b2: I,  b1: Σ_i g_i g'_i v_i v'_iᵀ,  w1: (x·x') b1.
-    """
-    left, right = left_features(block, x), right_features(block, z, kind)
-    identity = jnp.eye(block.output_width, dtype=left.v.dtype)[None, None]
-    slopes = left.g[:, None, :] * right.g[None, :, :]
-    bias = jnp.einsum("nki,ip,iq->nkpq", slopes, left.v, right.v)
-    activations, inputs = left.a @ right.a.T, left.x @ right.x.T
-    parts = {
-        "w1": inputs[..., None, None] * bias,
-        "b1": bias,
-        "w2": activations[..., None, None] * identity,
-        "b2": jnp.broadcast_to(identity, bias.shape),
+    neurons, identity = Neurons(left.g, right.g, left.v, right.v), Identity(block.output_width, left.v.dtype)
+    found = {
+        "w1": Term(neurons, ((left.x, right.x),)),
+        "b1": Term(neurons),
+        "w2": Term(identity, ((left.a, right.a),)),
+        "b2": Term(identity),
     }
-    return {name: parts[name] for name in block.parameters()}
+    return {name: found[name] for name in block.parameters()}

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
+
+
+def facts(distance: Any) -> str:
+    """A dataclass of numbers as text, one per line; those that were not computed (None) are left out."""
+    values = {field.name: getattr(distance, field.name) for field in dataclasses.fields(distance)}
+    lines = [f"{name}={value:.6g}" for name, value in values.items() if value is not None]
+    opening = f"{type(distance).__name__}("
+    return opening + (",\n" + " " * len(opening)).join(lines) + ")"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +31,10 @@ class KernelDistance:
         top_overlap: mean squared cosine between the spaces of the leading left singular vectors, in [0, 1]; for a
             symmetric kernel these are its leading eigenvectors.
         top_k: how many leading directions `top_overlap` compares.
+        reference_effective_rank: how many directions the reference has, exp of the entropy of its singular values
+            divided by their sum (Roy and Vetterli 2007, "The effective rank"); between 1 and min(N, M), 0 for zeros.
+        effective_rank: the same of the new kernel.
+        prediction_gap: ‖new predictions − reference's‖ / ‖reference's‖, see `prediction_gap`; None without targets.
     """
 
     relative_frobenius: float
@@ -29,6 +42,13 @@ class KernelDistance:
     alignment: float
     top_overlap: float
     top_k: int
+    reference_effective_rank: float
+    effective_rank: float
+    prediction_gap: float | None = None
+
+    def __str__(self) -> str:
+        """One fact per line."""
+        return facts(self)
 
 
 def relative_error(new: Float[Array, "*shape"], reference: Float[Array, "*shape"]) -> float:
@@ -62,19 +82,83 @@ def centred_alignment(first: Float[Array, "N M"], second: Float[Array, "N M"]) -
     return float(jnp.where(norms > 0, jnp.sum(first * second) / jnp.where(norms > 0, norms, 1), 0))
 
 
-def kernel_distance(reference: Float[Array, "N M"], new: Float[Array, "N M"], *, top_k: int = 10) -> KernelDistance:
+def effective_rank(singular_values: Float[Array, " k"]) -> float:
+    """exp(−Σ p log p) with p the singular values divided by their sum; 0 if all of them are 0.
+
+    >>> import jax.numpy as jnp
+    >>> round(effective_rank(jnp.array([2.0, 2.0, 0.0])), 4)
+    2.0
+    """
+    total = jnp.sum(singular_values)
+    if total == 0:
+        return 0.0
+    p = singular_values / total
+    return float(jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))))
+
+
+def prediction_gap(
+    reference: Float[Array, "N N"], new: Float[Array, "N N"], targets: Float[Array, "N *c"], *, ridge: float = 1e-3
+) -> float:
+    """How differently the two kernels predict: ‖p_new − p_reference‖ / ‖p_reference‖ of kernel ridge regressions.
+
+    The examples with even numbers are learned, ``p = K[odd, even] (K[even, even] + ridge·k̄ I)⁻¹ targets[even]`` with k̄
+    the mean absolute diagonal of K[even, even], so that the scale of a kernel does not matter.
+
+    Args:
+        reference: the original's square kernel, N ≥ 2.
+        new: the new kernel on the same examples.
+        targets: what to learn, one row per example.
+        ridge: relative to the mean diagonal.
+
+    Returns:
+        The gap; 0 is equal predictions.
+
+    Raises:
+        InputError: if the kernels are not square or too small, targets do not fit, or the ridge is not positive.
+    """
+    count = reference.shape[0]
+    if reference.shape != (count, count) or new.shape != reference.shape or count < 2:
+        raise InputError(
+            f"predictions need two square kernels of 2 examples or more, got {reference.shape}, {new.shape}"
+        )
+    if targets.shape[0] != count or targets.ndim > 2 or not bool(jnp.all(jnp.isfinite(targets))):
+        raise InputError(f"targets must be {count} finite rows, one per example, got shape {targets.shape}")
+    if not 0 < ridge < float("inf"):
+        raise InputError(f"ridge must be positive and finite, got {ridge}")
+    learned = targets.reshape(count, -1)[::2].astype(reference.dtype)
+
+    def predict(kernel: Float[Array, "N N"]) -> Float[Array, "n c"]:
+        train = kernel[::2, ::2]
+        scale = jnp.mean(jnp.abs(jnp.diagonal(train)))
+        scale = jnp.where(scale > 0, scale, 1)  # a kernel without a diagonal still predicts something finite
+        eye = jnp.eye(train.shape[0], dtype=train.dtype)
+        return (kernel[1::2, ::2] / scale) @ jnp.linalg.solve(train / scale + ridge * eye, learned)
+
+    return relative_error(predict(new), predict(reference))
+
+
+def kernel_distance(
+    reference: Float[Array, "N M"],
+    new: Float[Array, "N M"],
+    *,
+    top_k: int = 10,
+    targets: Float[Array, "N *c"] | None = None,
+    ridge: float = 1e-3,
+) -> KernelDistance:
     """Compare a traced or network kernel with the original's on the same examples.
 
     Args:
         reference: the original's kernel.
         new: the compressed model's kernel.
         top_k: leading directions to compare; at most min(N, M) are used.
+        targets: what the two kernels learn to predict, for square kernels; see `prediction_gap`.
+        ridge: of those regressions, relative to the mean diagonal.
 
     Returns:
         The `KernelDistance`; every number without units.
 
     Raises:
-        InputError: if the kernels have different shapes, are not matrices, or are not finite.
+        InputError: if the kernels have different shapes, are not matrices, or are not finite; as `prediction_gap`.
     """
     if reference.shape != new.shape or reference.ndim != 2:
         raise InputError(f"kernels must be two matrices of one shape, got {reference.shape} and {new.shape}")
@@ -82,14 +166,18 @@ def kernel_distance(reference: Float[Array, "N M"], new: Float[Array, "N M"], *,
         raise InputError("kernels hold values that are not finite")
     with jax.default_matmul_precision("highest"):
         left, sizes, _ = jnp.linalg.svd(reference, full_matrices=False)
-        new_left, _, _ = jnp.linalg.svd(new, full_matrices=False)
+        new_left, new_sizes, _ = jnp.linalg.svd(new, full_matrices=False)
         top_k = min(top_k, *reference.shape)
         cosines = left[:, :top_k].T @ new_left[:, :top_k]
         spectral = jnp.linalg.norm(new - reference, ord=2) / sizes[0]
+        gap = None if targets is None else prediction_gap(reference, new, targets, ridge=ridge)
     return KernelDistance(
         relative_frobenius=relative_error(new, reference),
         relative_spectral=float(spectral),
         alignment=centred_alignment(reference, new),
         top_overlap=float(jnp.sum(cosines**2) / top_k),
         top_k=top_k,
+        reference_effective_rank=effective_rank(sizes),
+        effective_rank=effective_rank(new_sizes),
+        prediction_gap=gap,
     )

@@ -8,12 +8,11 @@ right-hand factors by their signs. The kernels depend on the split into factors,
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.tiles import Parts
+from ntkfusion.kernels.terms import Identity, Neurons, Product, Signals, Term, Terms
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import FactorizedBlock
 from ntkfusion.models.pytree import pytree
@@ -57,66 +56,22 @@ def right_features(block: FactorizedBlock, z: Float[Array, "n d"], kind: Kind) -
     )
 
 
-def backpropagated(
-    block: FactorizedBlock, g: Float[Array, "n m"], v: Float[Array, "m o"], index: int | Int[Array, ""]
-) -> Float[Array, "n o"]:
-    """Component `index` of s_k = R1 (g ∘ V[:, k]), the signal that reaches L1, for every example and output k."""
-    return (g * block.right1[index][None, :]) @ v
+def terms(block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+    """The kernel of every parameter, as cores and Gram matrices.
 
-
-def _signal_kernel(
-    block: FactorizedBlock, x: FactorizedFeatures, z: FactorizedFeatures, kind: Kind
-) -> Float[Array, "n k"]:
-    """Σ_kp s_kp s'_kp, one component p at a time: s itself would be the largest array by far."""
-    if kind == "sgd":
-        mixing = (block.right1.T @ block.right1) * (x.v @ x.v.T)
-        return (x.g @ mixing) @ z.g.T
-
-    def add(index: Int[Array, ""], total: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        s = backpropagated(block, x.g, x.v, index)
-        t = s if z is x else backpropagated(block, z.g, z.v, index)
-        return total + s @ jnp.sign(t).T
-
-    zeros = jnp.zeros((x.g.shape[0], z.g.shape[0]), x.g.dtype)
-    return jax.lax.fori_loop(0, block.right1.shape[0], add, zeros)
-
-
-def traced_parts(block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
-    """The traced kernel of every parameter, [n, k], mean over outputs.
-
-    right2: C C'ᵀ,  left2: (A A'ᵀ) Σ_pk R2_pk R2'_pk / o,  b1: G diag(D) G'ᵀ,  right1: (P P'ᵀ) ∘ b1,
-    left1: (X X'ᵀ) ∘ Σ_kp s_kp s'_kp / o, which for SGD is G [(R1ᵀR1) ∘ (VVᵀ)/o] G'ᵀ without forming s.
+    right2: (C C'ᵀ) I,  left2: (A A'ᵀ) R2ᵀR2',  b1: Σ_i g_i g'_i v_i v'_iᵀ,  right1: (P P'ᵀ) b1,
+    left1: (X X'ᵀ) s_k·s'_l, whose trace for SGD is (X X'ᵀ) ∘ G [(R1ᵀR1) ∘ (VVᵀ)/o] G'ᵀ without forming s.
     """
     left, right = left_features(block, x), right_features(block, z, kind)
-    o = block.output_width
-    bias = (left.g * jnp.mean(left.v * right.v, axis=1)[None, :]) @ right.g.T
-    signal = _signal_kernel(block, left, left if z is x else left_features(block, z), kind)
-    parts = {
-        "left1": (left.x @ right.x.T) * signal / o,
-        "right1": (left.p @ right.p.T) * bias,
-        "b1": bias,
-        "left2": (left.a @ right.a.T) * (jnp.sum(left.right2 * right.right2) / o),
-        "right2": left.c @ right.c.T,
-        "b2": jnp.ones_like(bias),
+    # signs are taken of s' as a whole, so that its slopes are not signs
+    z_slopes = left.g if z is x else left_features(block, z).g
+    neurons, identity = Neurons(left.g, right.g, left.v, right.v), Identity(block.output_width, left.v.dtype)
+    found = {
+        "left1": Term(Signals(left.g, z_slopes, left.v, block.right1, kind == "sign"), ((left.x, right.x),)),
+        "right1": Term(neurons, ((left.p, right.p),)),
+        "b1": Term(neurons),
+        "left2": Term(Product(left.right2, right.right2), ((left.a, right.a),)),
+        "right2": Term(identity, ((left.c, right.c),)),
+        "b2": Term(identity),
     }
-    return {name: parts[name] for name in block.parameters()}
-
-
-def full_parts(block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Parts:
-    """The full kernel of every parameter, [n, k, o, o]: the sums of `traced_parts` with their output indices kept."""
-    left, right = left_features(block, x), right_features(block, z, kind)
-    identity = jnp.eye(block.output_width, dtype=left.v.dtype)[None, None]
-    bias = jnp.einsum("nki,ip,iq->nkpq", left.g[:, None, :] * right.g[None, :, :], left.v, right.v)
-    z_slopes = left_features(block, z).g
-    s = jnp.einsum("ni,ji,ip->npj", left.g, block.right1, left.v)
-    t = jnp.einsum("ni,ji,ip->npj", z_slopes, block.right1, left.v)
-    signal = jnp.einsum("npj,kqj->nkpq", s, jnp.sign(t) if kind == "sign" else t)
-    parts = {
-        "left1": (left.x @ right.x.T)[..., None, None] * signal,
-        "right1": (left.p @ right.p.T)[..., None, None] * bias,
-        "b1": bias,
-        "left2": (left.a @ right.a.T)[..., None, None] * (left.right2.T @ right.right2)[None, None],
-        "right2": (left.c @ right.c.T)[..., None, None] * identity,
-        "b2": jnp.broadcast_to(identity, bias.shape),
-    }
-    return {name: parts[name] for name in block.parameters()}
+    return {name: found[name] for name in block.parameters()}

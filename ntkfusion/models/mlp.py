@@ -7,8 +7,6 @@ weights without changing the function.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any, TypeAlias
 
 import jax
@@ -16,52 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
+from ntkfusion.models.base import BlockBase, biased, scaled
+from ntkfusion.models.gated import GatedBlock
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.pytree import pytree, static
 
 
-def along_last(v: Float[Array, " n"], x: Float[Array, "*batch n"]) -> Float[Array, "*ones n"]:
-    """Reshape the vector `v` so that it broadcasts along the last axis of `x` (no implicit rank promotion)."""
-    return v.reshape((1,) * (x.ndim - 1) + v.shape)
-
-
-def _biased(x: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Float[Array, "*batch n"]:
-    return x if bias is None else x + along_last(bias, x)
-
-
-def _scaled(x: Float[Array, "*batch n"], constant: Float[Array, " n"] | None) -> Float[Array, "*batch n"]:
-    return x if constant is None else x * along_last(jax.lax.stop_gradient(constant), x)
-
-
-class _Block:
-    """What every kind of MLP block can do; fields that hold constants are named in `CONSTANTS`."""
-
-    CONSTANTS: tuple[str, ...] = ()
-
-    def _arrays(self) -> dict[str, Any]:
-        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
-        values = {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def parameters(self) -> dict[str, Any]:
-        """The trainable arrays by name; absent biases are left out."""
-        return {name: value for name, value in self._arrays().items() if name not in self.CONSTANTS}
-
-    def constants(self) -> dict[str, Any]:
-        """The arrays that are never trained, by name; absent ones (equal to 1) are left out."""
-        return {name: value for name, value in self._arrays().items() if name in self.CONSTANTS}
-
-    def replace(self, **arrays: Any) -> Any:
-        """A copy with some fields exchanged."""
-        return dataclasses.replace(self, **arrays)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def num_parameters(self) -> int:
-        """How many trainable numbers the block stores; constants fold away on export and do not count."""
-        return sum(math.prod(array.shape) for array in self.parameters().values())
-
-
 @pytree
-class MLPBlock(_Block):
+class MLPBlock(BlockBase):
     """A dense MLP block ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``.
 
     Attributes:
@@ -108,12 +68,12 @@ class MLPBlock(_Block):
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
         """R ∘ (W1ᵀ x + b1), what σ is applied to."""
-        return _scaled(_biased(x @ self.w1, self.b1), self.r)
+        return scaled(biased(x @ self.w1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        hidden = _scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
-        return _biased(hidden @ self.w2, self.b2)
+        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        return biased(hidden @ self.w2, self.b2)
 
     def fold(self) -> MLPBlock:
         """The same function without constants: r multiplied into W1 and b1, q into W2."""
@@ -126,7 +86,7 @@ class MLPBlock(_Block):
 
 
 @pytree
-class FactorizedBlock(_Block):
+class FactorizedBlock(BlockBase):
     """An MLP block whose two weight matrices are products, ``W1 = left1 right1`` and ``W2 = left2 right2``.
 
     The function depends on the products only; the kernels depend on the split (left C, C⁻¹ right have others).
@@ -166,12 +126,12 @@ class FactorizedBlock(_Block):
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
         """right1ᵀ left1ᵀ x + b1, what σ is applied to."""
-        return _biased((x @ self.left1) @ self.right1, self.b1)
+        return biased((x @ self.left1) @ self.right1, self.b1)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
         hidden = get_activation(self.activation).value(self.preactivation(x))
-        return _biased((hidden @ self.left2) @ self.right2, self.b2)
+        return biased((hidden @ self.left2) @ self.right2, self.b2)
 
     def merge(self) -> MLPBlock:
         """The dense block with the same function."""
@@ -180,7 +140,7 @@ class FactorizedBlock(_Block):
 
 
 #: Any MLP block.
-Block: TypeAlias = MLPBlock | FactorizedBlock
+Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MixtureBlock
 
 
 def layout(block: Block) -> Any:

@@ -51,7 +51,12 @@ def reference_width(comparison: Comparison) -> float:
     """
     if not comparison.rows:
         raise InputError("there is nothing to report: the comparison has no rows")
-    return min(widths(comparison), key=lambda width: abs(width - REFERENCE_WIDTH))
+    return nearest_width(widths(comparison))
+
+
+def nearest_width(shown: Iterable[float]) -> float:
+    """The width nearest to `REFERENCE_WIDTH`; the smaller of two that are equally near."""
+    return min(sorted(shown), key=lambda width: abs(width - REFERENCE_WIDTH))
 
 
 def error_grid(comparison: Comparison, width: float, error: str) -> np.ndarray:
@@ -184,10 +189,10 @@ def _lowest(winners: Mapping[str, Sequence[str]], low: Mapping[str, float], outp
     parts = []
     for error, label in ERRORS.items():
         names = sorted(winners[error], key=wins.count, reverse=True)
-        useless = names and outputs[names[0]] > 1
+        useless = names and 1 < outputs[names[0]] < np.inf
         warning = f", with an output error of {format_error(outputs[names[0]])}, worse than zeros" if useless else ""
         found = f"the lowest {label} is {format_error(low[error])} ({_some(names)}{warning})" if names else ""
-        parts.append(found or f"no method has a {label}")
+        parts.append(found or f"no method has a finite {label}")
     return join(parts)
 
 

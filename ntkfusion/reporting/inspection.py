@@ -90,6 +90,6 @@ def print_inspection(model: Model, left_aside: Mapping[str, str], console: Conso
         console: where to.
     """
     for line in [*architecture_lines(model), *left_aside_lines(left_aside)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(blocks_table(model))
     console.print(parameters_table(model))

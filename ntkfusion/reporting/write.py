@@ -31,11 +31,11 @@ def write_report(
     """
     figures = dict(_figures(comparison, galleries))
     (folder / "results.json").write_text(comparison.to_json(), encoding="utf-8")
-    (folder / "table.md").write_text(markdown_report(comparison, descriptions), encoding="utf-8")
+    (folder / "table.md").write_text(markdown_report(comparison, descriptions), encoding="utf-8", errors="replace")
     for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
     pictures = {name: (folder / f"{name}.png").read_bytes() for name in figures}
-    (folder / "index.html").write_text(html_page(comparison, descriptions, pictures), encoding="utf-8")
+    (folder / "index.html").write_text(html_page(comparison, descriptions, pictures), "utf-8", "replace")
 
 
 def _figures(comparison: Comparison, galleries: Sequence[KernelGallery]) -> Iterator[tuple[str, Figure]]:

@@ -116,6 +116,19 @@ def test_far_from_the_origin_float32_still_clusters():
     check_consistent(points, ours, 5)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e19])
+def test_scales_at_the_ends_of_float32_change_nothing(scale):
+    points = normal(0, 60, 3)
+    np.testing.assert_array_equal(kmeans(points * scale, 5).labels, kmeans(points, 5).labels)
+
+
+def test_fewer_distinct_points_than_clusters_still_ends_early():
+    points = jnp.tile(normal(0, 50, 4), (10, 1))
+    result = kmeans(points, 100)
+    check_consistent(points, result, 100)
+    assert int(result.num_iterations) < 50
+
+
 def test_float64(x64):
     points = normal(0, 40, 3)
     result = kmeans(points, 5)

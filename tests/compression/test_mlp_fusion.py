@@ -21,7 +21,7 @@ EXACT, BROKEN = 1e-12, 0.01
 
 
 def keeps(variant, activation):
-    """The table of Theorem 1 (methods.md §1.9.3), as sets of what stays exact."""
+    """The table of Theorem 1 (docs/theory.md), as sets of what stays exact."""
     smooth_v3 = variant == "v3" and activation != "relu"
     return {
         "output": variant != "v0" and not smooth_v3,
@@ -61,7 +61,7 @@ def test_theorem_1_holds_for_full_kernels_too(x64, activation):
 
 
 def test_v1_inflates_the_sgd_kernel_between_its_cluster_sizes(x64):
-    """n_min K ≼ K̃ ≼ n_max K for the parts of W1, b1 and W2 (methods.md §1.9.3, sandwich)."""
+    """n_min K ≼ K̃ ≼ n_max K for the parts of W1, b1 and W2 (docs/theory.md, sandwich)."""
     block, small = fused("v1", "gelu")
     x = normal(1, 20, 5)
     old, new = (block_kernel(which, x, by_parameter=True) for which in (block, small))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from blocks import dense_block, factorized_block, normal, relative
+from blocks import dense_block, factorized_block, gated_block, mixture_block, normal, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import KINDS, block_kernel, default_tile
-from ntkfusion.kernels.oracle import block_function, dense_kernel
+from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
 
 BLOCKS = {
@@ -20,28 +23,47 @@ BLOCKS = {
     "dense without biases": lambda activation: dense_block(activation=activation, biases=False),
     "factorized": lambda activation: factorized_block(activation=activation),
     "factorized without biases": lambda activation: factorized_block(activation=activation, biases=False),
+    "gated": lambda activation: gated_block(activation=activation),
+    "gated without biases": lambda activation: gated_block(activation=activation, biases=False),
+    "mixture as in Switch": lambda activation: mixture_block(activation=activation),
+    "mixture with biases": lambda activation: mixture_block(activation=activation, biases=True, train_router=False),
+}
+#: What block_kernel is asked for, and what it means for ∇f(x), ∇f(z) of one parameter, [N, o, p].
+OUTPUTS = {
+    "traced": ({}, lambda g, h: np.einsum("nop,mop->nm", g, h, optimize=True) / g.shape[1]),
+    "diagonal": ({"diagonal": True}, lambda g, h: np.einsum("nop,mop->nmo", g, h, optimize=True)),
+    "full": ({"trace": False}, lambda g, h: np.einsum("nop,mqp->nmoq", g, h, optimize=True)),
 }
 
 
-def compare_with_oracle(block, x, z, kind, trace, tolerance, **options):
-    f, params = block_function(block)
-    ours = block_kernel(block, x, z, kind=kind, trace=trace, by_parameter=True, **options)
-    oracle = dense_kernel(f, params, x, z, kind=kind, trace=trace, by_parameter=True)
-    assert ours.keys() == oracle.keys()
-    for name in oracle:
-        assert ours[name].shape == oracle[name].shape
-        assert relative(ours[name], oracle[name]) <= tolerance, name
-    whole = block_kernel(block, x, z, kind=kind, trace=trace, **options)
-    assert relative(whole, sum(oracle.values())) <= tolerance
-
-
-@pytest.mark.parametrize("trace", [True, False], ids=["traced", "full"])
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kind_of_block", BLOCKS)
-def test_closed_form_equals_dense_jacobian_in_float64(x64, kind_of_block, activation, kind, trace):
-    block = BLOCKS[kind_of_block](activation)
-    compare_with_oracle(block, normal(7, 6, 5), normal(8, 4, 5), kind, trace, 1e-12)
+def test_closed_form_equals_dense_jacobian_in_float64(x64, kind_of_block, activation):
+    """Both kinds, every output form and every parameter, from one pair of Jacobians."""
+    block, x, z = BLOCKS[kind_of_block](activation), normal(7, 6, 5), normal(8, 4, 5)
+    f, params = block_function(block)
+    both = jax.device_get(jax.jit(partial(jacobian, f))(params, jnp.concatenate([x, z])))
+    left, right = ({name: grads[rows] for name, grads in both.items()} for rows in (slice(6), slice(6, 10)))
+
+    @jax.jit  # one compilation for all of them
+    def everything(block, x, z):
+        parts = {
+            (kind, form): block_kernel(block, x, z, kind=kind, by_parameter=True, **options)
+            for kind in KINDS
+            for form, (options, _) in OUTPUTS.items()
+        }
+        return parts, block_kernel(block, x, z, trace=False)
+
+    found, whole = jax.device_get(everything(block, x, z))
+    for (kind, form), ours in found.items():
+        signed = {name: np.sign(grads) for name, grads in right.items()} if kind == "sign" else right
+        oracle = {name: OUTPUTS[form][1](left[name], signed[name]) for name in left}
+        assert ours.keys() == oracle.keys()
+        for name in oracle:
+            assert ours[name].shape == oracle[name].shape
+            error = np.max(np.abs(ours[name] - oracle[name]))
+            assert error <= 1e-12 * np.max(np.abs(oracle[name])), (kind, form, name)
+    assert np.max(np.abs(whole - sum(found["sgd", "full"].values()))) <= 1e-13 * np.max(np.abs(whole))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,52 +72,91 @@ def test_float32_agrees_with_the_float64_oracle(kind_of_block, kind):
     with jax.enable_x64(True):
         block, x, z = BLOCKS[kind_of_block]("gelu"), normal(7, 6, 5), normal(8, 4, 5)
         f, params = block_function(block)
-        oracle = dense_kernel(f, params, x, z, kind=kind)
+        oracle = jax.jit(partial(dense_kernel, f, kind=kind))(params, x, z)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), block)
     ours = block_kernel(single, x.astype(jnp.float32), z.astype(jnp.float32), kind=kind)
     assert ours.dtype == jnp.float32
     assert relative(ours.astype(jnp.float64) if jax.config.jax_enable_x64 else ours, oracle.astype(jnp.float32)) <= 2e-5
 
 
-@settings(max_examples=25, deadline=None)
+MAKERS = {"dense": dense_block, "gated": gated_block, "mixture": mixture_block}
+
+
+@settings(max_examples=10, deadline=None)
 @given(
+    maker=st.sampled_from(sorted(MAKERS)),
     sizes=st.tuples(*[st.sampled_from([1, 2, 5])] * 5),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     kind=st.sampled_from(KINDS),
-    constants=st.booleans(),
     biases=st.booleans(),
     trace=st.booleans(),
     seed=st.integers(0, 2**20),
 )
-def test_closed_form_equals_dense_jacobian_for_any_shape(sizes, activation, kind, constants, biases, trace, seed):
+def test_closed_form_equals_dense_jacobian_for_any_shape(maker, sizes, activation, kind, biases, trace, seed):
     d, m, o, n, k = sizes
     with jax.enable_x64(True):
-        block = dense_block(d, m, o, activation=activation, constants=constants, biases=biases, seed=seed)
+        block = MAKERS[maker](d, m, o, activation=activation, biases=biases, seed=seed)
         f, params = block_function(block)
         x, z = normal(seed + 7, n, d), normal(seed + 8, k, d)
         ours = block_kernel(block, x, z, kind=kind, trace=trace)
-        oracle = dense_kernel(f, params, x, z, kind=kind, trace=trace)
+        oracle = jax.jit(partial(dense_kernel, f, kind=kind, trace=trace))(params, x, z)
         # terms of a sign kernel may cancel: measured on the scale of what is added up
         scale = jnp.max(jnp.abs(block_kernel(block, x, kind="sgd"))) + jnp.max(jnp.abs(oracle)) + 1
         assert jnp.max(jnp.abs(ours - oracle)) <= 1e-12 * scale
 
 
-@pytest.mark.parametrize("trace", [True, False], ids=["traced", "full"])
+@pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", [dense_block, factorized_block])
-def test_tiles_change_nothing_but_rounding(x64, make, kind, trace):
-    block, x, z = make(), normal(7, 11, 5), normal(8, 5, 5)
-    whole = block_kernel(block, x, z, kind=kind, trace=trace)
-    for tile in (1, 2, 3, 5, 10):
-        assert relative(block_kernel(block, x, z, kind=kind, trace=trace, tile=tile), whole) <= 1e-13
+@pytest.mark.parametrize("make", [dense_block, factorized_block, mixture_block])
+def test_tiles_change_nothing_but_rounding(x64, make, kind, outputs):
+    block, x, z, options = make(), normal(7, 11, 5), normal(8, 5, 5), OUTPUTS[outputs][0]
+    whole = block_kernel(block, x, z, kind=kind, **options)
+    for tile in (3, 10):
+        assert relative(block_kernel(block, x, z, kind=kind, tile=tile, **options), whole) <= 1e-13
 
 
-@pytest.mark.parametrize("make", [dense_block, factorized_block])
+@pytest.mark.parametrize("make", [dense_block, factorized_block, gated_block, mixture_block])
 def test_trace_is_the_mean_of_the_diagonal_of_the_full_kernel(x64, make):
+    """And z left out is z = x."""
     block, x = make(), normal(7, 6, 5)
     for kind in KINDS:
-        full = block_kernel(block, x, kind=kind, trace=False)
-        assert relative(jnp.trace(full, axis1=2, axis2=3) / 3, block_kernel(block, x, kind=kind)) <= 1e-13
+        full = block_kernel(block, x, x, kind=kind, trace=False)
+        diagonal = jnp.diagonal(full, axis1=2, axis2=3)
+        assert relative(block_kernel(block, x, kind=kind, diagonal=True), diagonal) <= 1e-13
+        assert relative(block_kernel(block, x, kind=kind), jnp.mean(diagonal, axis=2)) <= 1e-13
+
+
+@pytest.mark.parametrize("make", [dense_block, mixture_block])
+def test_rates_scale_the_parts(x64, make):
+    block, x = make(), normal(7, 6, 5)
+    first, second, *others = block.parameters()
+    rates = {first: 0.0, second: 2.5}
+    for options, _ in OUTPUTS.values():
+        parts = block_kernel(block, x, by_parameter=True, **options)
+        scaled = block_kernel(block, x, by_parameter=True, rates=rates, **options)
+        assert scaled.keys() == parts.keys()
+        assert not jnp.any(scaled[first])
+        assert relative(scaled[second], 2.5 * parts[second]) <= 1e-15
+        assert all(relative(scaled[name], parts[name]) <= 1e-15 for name in others)
+        assert relative(block_kernel(block, x, rates=rates, **options), sum(scaled.values())) <= 1e-14
+
+
+def test_everything_frozen_is_the_zero_kernel():
+    block, x = dense_block(), normal(7, 6, 5)
+    frozen = block_kernel(block, x, trace=False, rates=dict.fromkeys(block.parameters(), 0.0))
+    assert frozen.shape == (6, 6, 3, 3)
+    assert not jnp.any(frozen)
+
+
+def test_rates_are_those_of_a_gradient_step(x64):
+    """f moves by −η J C ∇L: the kernel with rates is the finite difference of a step with one rate per parameter."""
+    block, x, step = dense_block(o=1), normal(7, 2, 5), 1e-6
+    rates = {"w1": 0.3, "b1": 0.0, "w2": 2.0}
+    f, params = block_function(block)
+    grads = jax.grad(lambda p: f(p, x[1])[0])(params)
+    moved = {name: params[name] + step * rates.get(name, 1.0) * grads[name] for name in params}
+    change = (f(moved, x[0]) - f(params, x[0]))[0] / step
+    assert block_kernel(block, x, rates=rates)[0, 1] == pytest.approx(float(change), rel=1e-4)
 
 
 def test_sgd_kernel_is_symmetric_and_positive(x64):
@@ -111,7 +172,7 @@ def test_sign_kernel_is_not_symmetric(x64):
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_float32_keeps_signs_in_the_tail_where_autodiff_loses_them(activation):
-    """A hidden value of −6: σ < 0 and σ' < 0, so every neuron adds |a| and |g|, not 0 (methods.md §1.9.7)."""
+    """A hidden value of −6: σ < 0 and σ' < 0, so every neuron adds |a| and |g|, not 0."""
     block = dense_block(1, 1, 1, activation=activation).replace(
         w1=jnp.ones((1, 1)), b1=jnp.zeros(1), w2=jnp.ones((1, 1)), b2=None
     )
@@ -137,8 +198,13 @@ def test_second_call_does_not_compile_again():
     first = block_kernel(dense_block(), normal(7, 6, 5))
     with pytest.MonkeyPatch.context() as patch:
         # tracing again would call this
-        patch.setattr("ntkfusion.kernels.dense.traced_parts", None)
+        patch.setattr("ntkfusion.kernels.dense.terms", None)
         second = block_kernel(dense_block(seed=3), normal(9, 6, 5))
+    assert relative(second, first) > 0
+    first = block_kernel(dense_block(), normal(7, 6, 5), rates={"w1": 0.5, "b2": 0.0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntkfusion.kernels.dense.terms", None)
+        second = block_kernel(dense_block(), normal(7, 6, 5), rates={"w1": 0.25, "b2": 0.0})
     assert relative(second, first) > 0
 
 
@@ -146,6 +212,7 @@ def test_default_tile_shrinks_for_full_kernels():
     block = dense_block(4, 64, 48)
     assert default_tile(block, trace=True) == 1024
     assert default_tile(block, trace=False) ** 2 * 48**2 <= 2**26
+    assert default_tile(dense_block(4, 64, 100), trace=True, diagonal=True) ** 2 * 100 <= 2**26
 
 
 @pytest.mark.parametrize(
@@ -153,6 +220,10 @@ def test_default_tile_shrinks_for_full_kernels():
     [
         ({"kind": "adam"}, "unknown kernel kind 'adam'; known: sgd, sign"),
         ({"tile": 0}, "tile must be at least 1, got 0"),
+        ({"diagonal": True, "trace": False}, "exclude each other"),
+        ({"rates": {"q": 1.0}}, "rates name q; the block's parameters are w1, b1, w2, b2"),
+        ({"rates": {"w1": -1.0}}, "not negative, got {'w1': -1.0}; parameters: w1, b1, w2, b2"),
+        ({"rates": {"w1": float("nan")}}, "must be finite"),
         ({"z": jnp.ones((2, 4))}, "z must hold at least one row of 5 numbers"),
         ({"z": jnp.ones((0, 5))}, "z must hold at least one row of 5 numbers"),
     ],

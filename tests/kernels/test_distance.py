@@ -8,7 +8,13 @@ import pytest
 from blocks import normal
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.distance import centred_alignment, kernel_distance, relative_error
+from ntkfusion.kernels.distance import (
+    centred_alignment,
+    effective_rank,
+    kernel_distance,
+    prediction_gap,
+    relative_error,
+)
 
 
 def gram(seed, n=12, features=30):
@@ -67,3 +73,57 @@ def test_alignment_of_constant_kernels_is_zero():
 def test_kernels_that_cannot_be_compared(first, second, message):
     with pytest.raises(InputError, match=message):
         getattr(kernel_distance, "__wrapped__", kernel_distance)(first, second)
+
+
+def test_effective_rank_is_the_number_of_equal_directions():
+    assert effective_rank(jnp.array([3.0, 3.0, 3.0, 0.0])) == pytest.approx(3, rel=1e-6)
+    assert effective_rank(jnp.zeros(3)) == 0
+    distance = kernel_distance(jnp.eye(5), jnp.diag(jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])))
+    assert distance.reference_effective_rank == pytest.approx(5, rel=1e-6)
+    assert distance.effective_rank == pytest.approx(2, rel=1e-6)
+    assert distance.prediction_gap is None
+
+
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_prediction_gap_equals_numpy(columns):
+    # not symmetric, as sign kernels are
+    first, second = gram(0) + 0.1 * normal(5, 12, 12), gram(1) + 0.1 * normal(6, 12, 12)
+    targets = normal(2, 12, *columns)
+
+    def predict(kernel):
+        k, y = np.asarray(kernel, np.float64), np.asarray(targets, np.float64)
+        train = k[::2, ::2]
+        return k[1::2, ::2] @ np.linalg.solve(train + 0.1 * np.abs(np.diag(train)).mean() * np.eye(6), y[::2])
+
+    a, b = predict(first), predict(second)
+    gap = kernel_distance(first, second, targets=targets, ridge=0.1).prediction_gap
+    assert gap == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-4)
+
+
+def test_prediction_gap_is_blind_to_scale_and_total_for_the_zero_kernel():
+    kernel, targets = gram(0), normal(2, 12)
+    assert prediction_gap(kernel, 7 * kernel, targets) <= 1e-4
+    assert prediction_gap(kernel, 0 * kernel, targets) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets", "ridge", "message"),
+    [
+        ((4, 3), jnp.ones(4), 1e-3, "two square kernels"),
+        ((4, 4), jnp.ones(3), 1e-3, "targets must be 4 finite rows"),
+        ((4, 4), jnp.full(4, jnp.nan), 1e-3, "targets must be 4 finite rows"),
+        ((4, 4), jnp.ones(4), 0.0, "ridge must be positive"),
+    ],
+)
+def test_predictions_that_cannot_be_made(shape, targets, ridge, message):
+    call = getattr(prediction_gap, "__wrapped__", prediction_gap)
+    with pytest.raises(InputError, match=message):
+        call(jnp.ones(shape), jnp.ones(shape), targets, ridge=ridge)
+
+
+def test_prints_one_fact_per_line():
+    kernel = gram(0)
+    assert len(str(kernel_distance(kernel, 2 * kernel)).splitlines()) == 7
+    lines = str(kernel_distance(kernel, 2 * kernel, targets=normal(2, 12))).splitlines()
+    assert lines[0].startswith("KernelDistance(relative_frobenius=1,")
+    assert lines[-1].strip().startswith("prediction_gap=")

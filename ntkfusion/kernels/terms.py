@@ -1,0 +1,162 @@
+"""What the closed forms of all blocks are made of.
+
+The kernel of one parameter is, for a pair of examples, a product of scalars times an o×o matrix, its *core*:
+``K(x, z) = Π_g (l_g(x)·r_g(z)) · C(x, z)``. There are five kinds of core, and each knows its trace (mean over outputs),
+its diagonal and the whole matrix without the detour through a larger one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ntkfusion.kernels.tiles import Parts
+
+#: What is kept of the o×o matrix of a pair: the mean of its diagonal, its diagonal, or all of it.
+Outputs = Literal["trace", "diagonal", "full"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Identity:
+    """``C = I``: what reaches output k moves output k alone."""
+
+    width: int
+    dtype: jnp.dtype
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "1 1 *outputs"]:
+        """The core of every pair; one for all of them."""
+        if outputs == "full":
+            return jnp.eye(self.width, dtype=self.dtype)[None, None]
+        return jnp.ones((1, 1) if outputs == "trace" else (1, 1, self.width), self.dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """``C = leftᵀ right``, the same for every pair."""
+
+    left: Float[Array, "l o"]
+    right: Float[Array, "l o"]
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "1 1 *outputs"]:
+        """The core of every pair; one for all of them."""
+        if outputs == "full":
+            return (self.left.T @ self.right)[None, None]
+        products = self.left * self.right
+        return (jnp.sum(products) / products.shape[1] if outputs == "trace" else jnp.sum(products, 0))[None, None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outer:
+    """``C = y(x) y'(z)ᵀ``, rank one."""
+
+    left: Float[Array, "n o"]
+    right: Float[Array, "k o"]
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """The core of every pair."""
+        if outputs == "full":
+            return self.left[:, None, :, None] * self.right[None, :, None, :]
+        if outputs == "diagonal":
+            return self.left[:, None, :] * self.right[None, :, :]
+        return (self.left @ self.right.T) / self.left.shape[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Neurons:
+    """``C = Σ_i g_i(x) g'_i(z) v_i v'_iᵀ``: what reaches the outputs through the neurons."""
+
+    left: Float[Array, "n m"]
+    right: Float[Array, "k m"]
+    v: Float[Array, "m o"]
+    v_right: Float[Array, "m o"]
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """The core of every pair."""
+        if outputs == "full":
+            slopes = self.left[:, None, :] * self.right[None, :, :]
+            return jnp.einsum("nki,ip,iq->nkpq", slopes, self.v, self.v_right)
+        products = self.v * self.v_right
+        if outputs == "trace":
+            return self.weighted(jnp.mean(products, axis=1))
+        # one output at a time: [n, m, o] would be the largest array by far
+        return jnp.moveaxis(jax.lax.map(self.weighted, products.T), 0, -1)
+
+    def weighted(self, weights: Float[Array, " m"]) -> Float[Array, "n k"]:
+        """Σ_i weights_i g_i g'_i."""
+        return (self.left * weights[None, :]) @ self.right.T
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signals:
+    """``C[k, l] = s_k(x)·s'_l(z)`` with s_k = B (g ∘ V[:, k]): what reaches a layer of width p below the neurons.
+
+    The right-hand signals are replaced by their signs as a whole if `sign`; g and V are never signs here.
+    """
+
+    left: Float[Array, "n m"]
+    right: Float[Array, "k m"]
+    v: Float[Array, "m o"]
+    back: Float[Array, "p m"]
+    sign: bool
+
+    def signal(self, g: Float[Array, "n m"], index: int | Int[Array, ""]) -> Float[Array, "n o"]:
+        """Component `index` of s_k for every example and output k."""
+        return (g * self.back[index][None, :]) @ self.v
+
+    def factors(self) -> tuple[Float[Array, "n o p"], Float[Array, "k o p"]]:
+        """S and T of ``C = S(x) T(z)ᵀ``, in full."""
+        s, t = (jnp.einsum("ni,pi,io->nop", g, self.back, self.v) for g in (self.left, self.right))
+        return s, jnp.sign(t) if self.sign else t
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """The core of every pair."""
+        if outputs == "full":
+            return jnp.einsum("nop,kqp->nkoq", *self.factors())
+        if outputs == "trace" and not self.sign:
+            mixing = (self.back.T @ self.back) * (self.v @ self.v.T) / self.v.shape[1]
+            return (self.left @ mixing) @ self.right.T
+
+        def add(index: Int[Array, ""], total: Float[Array, "n k *o"]) -> Float[Array, "n k *o"]:
+            s = self.signal(self.left, index)
+            t = s if self.right is self.left else self.signal(self.right, index)
+            return total + Outer(s, jnp.sign(t) if self.sign else t).evaluate(outputs)
+
+        # one component at a time: s itself would be the largest array by far
+        width = () if outputs == "trace" else (self.v.shape[1],)
+        zeros = jnp.zeros((self.left.shape[0], self.right.shape[0], *width), self.left.dtype)
+        return jax.lax.fori_loop(0, self.back.shape[0], add, zeros)
+
+
+Core: TypeAlias = Identity | Product | Outer | Neurons | Signals
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Term:
+    """The kernel of one parameter: its core and the pairs (l, r) whose Gram matrices ``l rᵀ`` multiply it."""
+
+    core: Core
+    grams: tuple[tuple[Float[Array, "n _"], Float[Array, "k _"]], ...] = ()
+
+    def times(self, left: Float[Array, "n _"], right: Float[Array, "k _"]) -> Term:
+        """The term with one more Gram matrix."""
+        return Term(self.core, (*self.grams, (left, right)))
+
+
+Terms: TypeAlias = dict[str, Term]
+
+
+def evaluate(terms: Terms, outputs: Outputs, pairs: tuple[int, int]) -> Parts:
+    """The kernel of every parameter, [n, k] with [o] or [o, o] behind it; a core that several share is formed once."""
+    cores = {id(term.core): term.core for term in terms.values()}
+    values = {key: core.evaluate(outputs) for key, core in cores.items()}
+    parts = {}
+    for name, term in terms.items():
+        value = values[id(term.core)]
+        for left, right in term.grams:
+            value = value * (left @ right.T).reshape(*pairs, *(1,) * (value.ndim - 2))
+        parts[name] = jnp.broadcast_to(value, pairs + value.shape[2:])
+    return parts

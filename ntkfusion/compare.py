@@ -137,14 +137,15 @@ def _run(plan: Plan, advance: Advance) -> Measured:
     advance("loading the model", 0)
     model = load_model(options.model)
     layers = check_layers(options.layers or None, model.config.num_hidden_layers)
-    blocks = [model.mlp_blocks()[layer] for layer in layers]
+    every_block = model.mlp_blocks()
+    blocks = [every_block[layer] for layer in layers]
     for width in options.width:
         for name in plan.methods:
             plan.build(name, width).check(blocks)
     advance("reading the text", 1)
     held_out = _inputs(model, plan.held_out, options)
-    calibration = _inputs(model, _unseen(model, plan.calibration, plan.held_out), options)
     _check_memory(len(held_out.tokens), len(layers))
+    calibration = _inputs(model, _unseen(model, plan.calibration, plan.held_out), options)
     references = [Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)]
     workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers])
     rows: list[Row] = []

@@ -66,12 +66,13 @@ def network_kernel(
     problem = _Problem.of(f, params, x, z, select, groups)
     kernels = {name: jnp.zeros(problem.shape, problem.dtype) for name in problem.group_names}
     chunks = problem.chunks(limit_in_bytes(memory_limit))
-    for rows, columns, left, right in _tiles(problem, chunks, x, z, mirrored=z is None and kind == "sgd"):
+    mirrored = z is None and kind == "sgd"
+    for rows, columns, left, right in _tiles(problem, chunks, x, z, mirrored=mirrored):
         for leaf, group in problem.group_of.items():
             # finished before the next one begins: side by side they would share cores and add up in memory
             tile = jax.block_until_ready(leaf_kernel(left[leaf], right[leaf], problem.num_rows(leaf), kind))
             kernels[group] = kernels[group].at[rows, columns].add(tile)
-            if z is None and kind == "sgd" and rows != columns:
+            if mirrored and rows != columns:
                 kernels[group] = kernels[group].at[columns, rows].add(tile.transpose(1, 0, 3, 2))
     return kernels if groups is not None else kernels["all"]
 

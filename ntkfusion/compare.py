@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import platform
-import shlex
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkfusion._version import __version__
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.compression.compress import check_layers
 from ntkfusion.compression.contract import BlockReport, Method, Workspace
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
+from ntkfusion.conditions import check_seed, command_line, describe_model, describe_text, environment, read_text
 from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, tokenize
-from ntkfusion.data.text import read_sentences, sample_sentences, split_sentences
+from ntkfusion.data.text import split_sentences
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import KINDS, block_kernel
 from ntkfusion.kernels.distance import relative_error
@@ -73,13 +69,11 @@ def make_plan(options: Compare) -> Plan:
     for name, value, least in (("tokens", options.tokens, 2), ("restarts", options.restarts, 1)):
         if value < least:
             raise InputError(f"--{name} must be at least {least}, got {value}")
-    if not 0 <= options.seed < 2**32:
-        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    check_seed(options.seed)
     for width in options.width:
         for name in methods:
             build_method(name, width)
-    sentences = sample_sentences() if options.text is None else read_sentences(options.text)
-    return Plan(options, methods, *split_sentences(sentences, seed=options.seed))
+    return Plan(options, methods, *split_sentences(read_text(options.text), seed=options.seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +154,7 @@ def _run(plan: Plan, advance: Advance) -> Measured:
         gallery.add(name, width, compressed.blocks)
     comparison = Comparison(
         rows=tuple(rows),
-        command=command(options),
+        command=command_line(options),
         settings=_settings(plan, layers),
         model=describe_model(model),
         inputs=_describe_inputs(plan, calibration, held_out),
@@ -244,35 +238,6 @@ def _row(name: str, layer: int, width: float, report: BlockReport, errors: Mappi
     )
 
 
-def command(options: Compare) -> str:
-    """The command line that repeats a run."""
-    words = ["ntkfusion", "compare", shlex.quote(options.model)]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name == "model" or value == field.default:
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if not isinstance(value, bool):
-            words += [shlex.quote(str(item)) for item in (value if isinstance(value, tuple) else (value,))]
-    return " ".join(words)
-
-
-def describe_model(model: Model) -> dict[str, Any]:
-    """The facts about a model that a reader of its results needs."""
-    config, blocks = model.config, model.mlp_blocks()
-    return {
-        "name": Path(model.source).name,
-        "source": model.source,
-        "architecture": "BERT",
-        "num_layers": config.num_hidden_layers,
-        "model_width": config.hidden_size,
-        "hidden_width": config.intermediate_size,
-        "activation": config.hidden_act,
-        "num_parameters": model.num_parameters,
-        "mlp_parameters": sum(block.num_parameters for block in blocks),
-    }
-
-
 def _settings(plan: Plan, layers: Sequence[int]) -> dict[str, Any]:
     options = plan.options
     return {
@@ -288,24 +253,11 @@ def _settings(plan: Plan, layers: Sequence[int]) -> dict[str, Any]:
 
 def _describe_inputs(plan: Plan, calibration: BlockInputs, held_out: BlockInputs) -> dict[str, Any]:
     return {
-        "text": "packaged sample" if plan.options.text is None else str(plan.options.text),
+        "text": describe_text(plan.options.text),
         "calibration_sentences": calibration.num_sentences,
         "held_out_sentences": held_out.num_sentences,
         "calibration_tokens": len(calibration.tokens),
         "held_out_tokens": len(held_out.tokens),
         "special_tokens": not plan.options.words_only,
         "max_length": MAX_LENGTH,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device of this run."""
-    return {
-        "ntkfusion": __version__,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "precision": "float32, matmuls at the highest precision",
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compare import Reference, _check_memory, _unseen, command, count_steps, describe_model, make_plan, run
+from ntkfusion.compare import Reference, _check_memory, _unseen, count_steps, make_plan, run
 from ntkfusion.data.inputs import collect_block_inputs
 from ntkfusion.errors import InputError
 from ntkfusion.options import Compare
@@ -82,16 +82,3 @@ def test_a_block_has_no_error_against_itself(minilm):
     block = minilm.mlp_blocks()[0]
     reference = Reference.of(block, jnp.ones((4, 384)))
     assert set(reference.errors(block).values()) == {0.0}
-
-
-def test_command_repeats_the_run():
-    assert command(Compare()) == "ntkfusion compare minilm"
-    options = Compare(model="./my model", methods=("svd",), width=(0.5,), words_only=True, seed=3)
-    assert command(options) == "ntkfusion compare './my model' --methods svd --width 0.5 --words-only --seed 3"
-
-
-def test_description_of_the_model(minilm):
-    facts = describe_model(minilm)
-    assert facts["num_parameters"] == 22_713_216
-    assert facts["mlp_parameters"] == 6 * 1_181_568
-    assert (facts["num_layers"], facts["model_width"], facts["hidden_width"]) == (6, 384, 1536)

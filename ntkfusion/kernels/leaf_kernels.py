@@ -1,4 +1,4 @@
-"""What one parameter adds to a network kernel, from the factors of its gradients (`ntkfusion.kernels.taps`).
+"""What one parameter adds to a network kernel, from the factors of its gradients (`ntkfusion.kernels.tap_factors`).
 
 Every rule is exact. A matrix used as ``y = a W`` has the gradient aᵀ d with cotangents d, and the kernel either as the
 sum over positions ``Σ_ts (a_t·a'_s)(d_t·d'_s)`` or through the gradients themselves, a few rows of W at a time,

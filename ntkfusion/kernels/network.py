@@ -1,8 +1,8 @@
 """The exact kernel of a whole network, of any function, with respect to any of its parameters.
 
-One forward pass and one backward pass per output give the factors of every gradient (`ntkfusion.kernels.taps`); then
-the parameters are contracted one after the other (`ntkfusion.kernels.leaf_kernels`), so that no more than a few rows of
-one parameter's gradients exist at a time. Examples are taken in chunks when the factors of all do not fit.
+One forward pass and one backward pass per output give the factors of every gradient (`ntkfusion.kernels.tap_factors`);
+then the parameters are contracted one after the other (`ntkfusion.kernels.leaf_kernels`), so that no more than a few
+rows of one parameter's gradients exist at a time. Examples are taken in chunks when the factors of all do not fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.leaf_kernels import DenseFactors, DirectFactors, Factors, LookupFactors, leaf_kernel
 from ntkfusion.kernels.memory import memory_limit as limit_in_bytes
 from ntkfusion.kernels.memory import show_size
-from ntkfusion.kernels.taps import Dense, Lookup, Taps, as_matrices, as_rows, factors, find_taps
+from ntkfusion.kernels.tap_factors import as_matrices, as_rows, factors
+from ntkfusion.kernels.taps import Dense, Lookup, Taps, find_taps
 
 #: Which parameters: a pattern of paths such as "layer_3/*" or "*/mlp/*", several, or a function of the path.
 Select = str | Sequence[str] | Callable[[str], bool]

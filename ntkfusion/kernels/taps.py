@@ -1,9 +1,8 @@
-"""Where a function uses its parameters, and the two factors of every large parameter's gradient.
+"""Where a function uses its parameters as factors: reads its jaxpr, computes nothing.
 
 The gradient of a weight matrix is a product of what goes in and what comes back, ``y = a W`` gives ``aᵀ ∂F/∂y``, and a
-row look-up gives the same with one-hot rows. `find_taps` reads a function's jaxpr and finds those uses; `factors`
-runs the function once forward and once backward per output and returns a and ∂F/∂y of every use, never the gradient
-itself. It adds a zero to y and differentiates with respect to that zero. Parameters that are used in any other way
+row look-up gives the same with one-hot rows. `find_taps` reads a function's jaxpr and finds those uses; what their
+factors are for an example is computed in `ntkfusion.kernels.tap_factors`. Parameters that are used in any other way
 (biases, scales, convolutions, loops) are differentiated directly. Nothing here is specific to a network.
 """
 
@@ -15,9 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array, Float
 
 Path = tuple[int, ...]
 
@@ -135,7 +132,7 @@ class _Search:
     def _visit(self, eqn: Any, found: list[_View | None], path: Path) -> dict[Any, _View]:
         name, seen = eqn.primitive.name, [view for view in found if view]
         if name in _CALLS:
-            inner = _inner_jaxpr(eqn)
+            inner = inner_jaxpr(eqn)
             inside = {v: view for v, view in zip(inner.invars, found, strict=True) if view}
             outputs = self.walk(inner, inside, path)
             return {v: view for v, view in zip(eqn.outvars, outputs, strict=True) if view}
@@ -198,12 +195,14 @@ class _Search:
         return Lookup(str(eqn.params["mode"]).rsplit(".", maxsplit=1)[-1].lower())
 
 
-def _inner_jaxpr(eqn: Any) -> Jaxpr:
+def inner_jaxpr(eqn: Any) -> Jaxpr:
+    """The jaxpr that an equation calls."""
     inner = eqn.params[_CALLS[eqn.primitive.name]]
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
-def _inner_consts(eqn: Any) -> list[Any]:
+def inner_consts(eqn: Any) -> list[Any]:
+    """The constants of the jaxpr that an equation calls."""
     inner = eqn.params[_CALLS[eqn.primitive.name]]
     return list(inner.consts) if isinstance(inner, ClosedJaxpr) else []
 
@@ -221,96 +220,3 @@ def _moved(eqn: Any, view: _View) -> _View | None:
         rest = iter(long)
         return _View(view.leaf, tuple(None if length == 1 else next(rest) for length in new))
     return _View(view.leaf, view.axes) if name in ("copy", "copy_p") else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Recorder:
-    """Evaluates a jaxpr, adds `zeros` to the outputs of the tapped equations and records the other factor."""
-
-    taps: Taps
-    zeros: Mapping[Path, Array]
-    inputs: dict[Path, Array]
-
-    def run(self, jaxpr: Jaxpr, consts: list[Any], arguments: list[Any], path: Path) -> list[Any]:
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-        for index, eqn in enumerate(jaxpr.eqns):
-            values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env |= zip(eqn.outvars, self._results(eqn, values, (*path, index)), strict=True)
-        return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
-
-    def _results(self, eqn: Any, values: list[Any], path: Path) -> list[Any]:
-        inside = any(use[: len(path)] == path and use != path for use in self.taps.uses)
-        if inside:
-            return self.run(_inner_jaxpr(eqn), _inner_consts(eqn), values, path)
-        bound = eqn.primitive.get_bind_params(eqn.params)
-        # functions and parameters up to JAX 0.9, one dictionary from 0.10 on
-        functions, options = bound if isinstance(bound, tuple) else ((), bound)
-        result = eqn.primitive.bind(*functions, *values, **options)
-        results = list(result) if eqn.primitive.multiple_results else [result]
-        if path in self.taps.uses:
-            _, use = self.taps.uses[path]
-            self.inputs[path] = values[use.operand] if isinstance(use, Dense) else values[1]
-            results = [results[0] + self.zeros[path]]
-        return results
-
-
-def factors(
-    taps: Taps, params: list[Array], example: Any
-) -> tuple[dict[Path, Array], dict[Path, Float[Array, "C ..."]], dict[int, Float[Array, "C ..."]]]:
-    """The gradient factors of one example, for every output C of the function.
-
-    Args:
-        taps: from `find_taps`.
-        params: the flat parameters.
-        example: the example.
-
-    Returns:
-        Inputs of the tapped equations (for look-ups, the indices); what comes back to their outputs, [C, ...]; and the
-        gradients of the parameters that are differentiated directly, [C, ...].
-    """
-    jaxpr, flat = taps.closed.jaxpr, jax.tree.leaves(example)
-
-    def run(zeros: Mapping[Path, Array], direct: Mapping[int, Array]) -> tuple[Float[Array, " C"], dict[Path, Array]]:
-        recorder = _Recorder(taps, zeros, {})
-        arguments = [direct.get(leaf, value) for leaf, value in enumerate(params)]
-        (out,) = recorder.run(jaxpr, list(taps.closed.consts), [*arguments, *flat], ())
-        return out, recorder.inputs
-
-    zeros = {path: jnp.zeros(aval.shape, aval.dtype) for path, aval in _outputs(taps).items()}
-    direct = {leaf: params[leaf] for leaf in sorted(taps.direct)}
-    out, pullback, inputs = jax.vjp(run, zeros, direct, has_aux=True)
-    cotangents, gradients = jax.vmap(pullback)(jnp.eye(out.shape[0], dtype=out.dtype))
-    return inputs, cotangents, gradients
-
-
-def _outputs(taps: Taps) -> dict[Path, Any]:
-    """The abstract outputs of the tapped equations."""
-    return {path: _equation(taps.closed.jaxpr, path).outvars[0].aval for path in taps.uses}
-
-
-def _equation(jaxpr: Jaxpr, path: Path) -> Any:
-    eqn = jaxpr.eqns[path[0]]
-    return eqn if len(path) == 1 else _equation(_inner_jaxpr(eqn), path[1:])
-
-
-def as_matrices(
-    use: Dense, given: Float[Array, "..."], cotangent: Float[Array, "C ..."]
-) -> tuple[Float[Array, "T i"], Float[Array, "C T o"]]:
-    """Input and cotangent of one example as matrices over positions T; the gradient per output is inputᵀ cotangent."""
-    rest = tuple(axis for axis in range(given.ndim) if axis not in use.contracted)
-    width = math.prod(given.shape[axis] for axis in use.contracted)
-    matrix = jnp.transpose(given, (*rest, *use.contracted)).reshape(-1, width)
-    moved = jnp.transpose(cotangent, (0, *(1 + d for d in use.positions), *(1 + d for d in use.features)))
-    return matrix, moved.reshape(cotangent.shape[0], matrix.shape[0], -1)
-
-
-def as_rows(
-    use: Lookup, indices: Array, cotangent: Float[Array, "C ..."], num_rows: int
-) -> tuple[Any, Float[Array, "C T o"]]:
-    """Row numbers [T] and cotangents [C, T, o] of one example; −1 marks positions that look nothing up."""
-    rows = indices.reshape(-1).astype(jnp.int32)
-    if "clip" in use.mode:
-        rows = jnp.clip(rows, 0, num_rows - 1)
-    else:
-        rows = jnp.where((rows >= 0) & (rows < num_rows), rows, -1)
-    return rows, cotangent.reshape(cotangent.shape[0], rows.shape[0], -1)

@@ -39,10 +39,7 @@ class _Recorder:
         inside = any(use[: len(path)] == path and use != path for use in self.taps.uses)
         if inside:
             return self.run(inner_jaxpr(eqn), inner_consts(eqn), values, path)
-        bound = eqn.primitive.get_bind_params(eqn.params)
-        # functions and parameters up to JAX 0.9, one dictionary from 0.10 on
-        functions, options = bound if isinstance(bound, tuple) else ((), bound)
-        result = eqn.primitive.bind(*functions, *values, **options)
+        result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
         results = list(result) if eqn.primitive.multiple_results else [result]
         if path in self.taps.uses:
             _, use = self.taps.uses[path]

@@ -19,13 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 Path = tuple[int, ...]
 
 #: Equations that only call another jaxpr, and the name of the parameter that holds it.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-}
+_CALLS = {"jit": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "call": "call_jaxpr"}
 
 
 @dataclasses.dataclass(frozen=True)

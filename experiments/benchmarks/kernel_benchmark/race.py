@@ -1,0 +1,249 @@
+"""The parent's side: contestants in processes of their own, by turns, each within the same memory and time.
+
+Whatever happens to a contestant (too much memory, too much time, an error, a crash) becomes an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from kernel_benchmark.worker import MEMORY_SIGNS, memory_of
+from ntkfusion.kernels.memory import show_size
+
+#: Seconds between two looks at a contestant's memory.
+POLL = 0.02
+#: Seconds for imports, weights and inputs, which are not part of any limit.
+PREPARATION = 600.0
+
+Status = Literal["ok", "memory", "time", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What every contestant may take.
+
+    Attributes:
+        memory: resident bytes of its process.
+        seconds: seconds of one call.
+    """
+
+    memory: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A contestant: its name in the tables, what to run, calls per turn, and fake devices."""
+
+    label: str
+    spec: dict[str, Any]
+    calls: int = 1
+    devices: int = 1
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a contestant.
+
+    Attributes:
+        label: its name.
+        status: "ok", or what stopped it.
+        reason: why, in words, unless ok.
+        first: seconds of the first call, compilation included.
+        seconds: of every later call.
+        compiling: seconds that XLA compiled in each of those (a function that compiles once has zeros here).
+        baseline: resident bytes with libraries, weights and inputs in place.
+        peak: most resident bytes up to now.
+        result: the last kernel, if asked for.
+    """
+
+    label: str
+    status: Status = "ok"
+    reason: str = ""
+    first: float = float("nan")
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    compiling: list[float] = dataclasses.field(default_factory=list)
+    baseline: int = 0
+    peak: int = 0
+    result: np.ndarray | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it finished."""
+        return self.status == "ok"
+
+    @property
+    def median(self) -> float:
+        """Median seconds of the later calls; the first call if there was only that."""
+        return statistics.median(self.seconds) if self.seconds else self.first
+
+    @property
+    def running(self) -> float:
+        """The same without what these calls compiled."""
+        pairs = zip(self.seconds, self.compiling, strict=True)
+        return statistics.median([total - part for total, part in pairs] or [self.first])
+
+    @property
+    def above(self) -> int:
+        """Peak bytes above the baseline."""
+        return self.peak - self.baseline
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers, without the kernel."""
+        known = {name: value for name, value in vars(self).items() if name != "result"}
+        finished = self.first == self.first
+        return known | {"first": self.first if finished else None, "median": self.median if finished else None}
+
+
+class StoppedError(Exception):
+    """A contestant that will not finish."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Contestant:
+    """A process that has prepared one contestant."""
+
+    def __init__(self, entry: Entry, limits: Limits) -> None:
+        self.limits, self.outcome, self._line = limits, Outcome(entry.label), b""
+        flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={entry.devices}"]
+        home = str(Path(__file__).parents[1])
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": " ".join(flags if entry.devices > 1 else flags[:1]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
+        }
+        # the process outlives this method, and so does the file it complains into
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        command = [sys.executable, "-m", "kernel_benchmark.worker"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment)
+        try:
+            self.outcome.baseline = self._ask(entry.spec, PREPARATION)["baseline"]
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self) -> None:
+        """Compute once and note what it took."""
+        reply, outcome = self._ask({"do": "run"}, self.limits.seconds), self.outcome
+        if outcome.first != outcome.first:
+            outcome.first = reply["seconds"]
+        else:
+            outcome.seconds.append(reply["seconds"])
+            outcome.compiling.append(reply["compiling"])
+        self._check_memory(reply["peak"])
+
+    def fetch(self) -> None:
+        """Bring the last result over."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "result.npy"
+            self._ask({"do": "save", "path": str(path)}, PREPARATION)
+            self.outcome.result = np.load(path)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream:
+                stream.close()
+
+    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin
+        assert stdout
+        try:
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        deadline = time.monotonic() + seconds
+        while not self._line.endswith(b"\n"):
+            self._check_memory(memory_of(self._process.pid)[1])
+            if time.monotonic() > deadline:
+                raise StoppedError("time", f"over {seconds:g} s")
+            if select.select([stdout], [], [], POLL)[0]:
+                part = os.read(stdout.fileno(), 1 << 16)
+                if not part:
+                    raise self._death()
+                self._line += part
+        reply, self._line = json.loads(self._line), b""
+        if "error" in reply:
+            raise self._too_much(reply["error"]) if reply["memory"] else StoppedError("error", reply["error"])
+        return reply
+
+    def _check_memory(self, peak: int) -> None:
+        self.outcome.peak = max(self.outcome.peak, peak)
+        if peak > self.limits.memory:
+            raise self._too_much("")
+
+    def _too_much(self, message: str) -> StoppedError:
+        tail = f" ({' '.join(message.split())[:160]})" if message else ""
+        return StoppedError("memory", f"does not fit (needed > {show_size(self.limits.memory)}){tail}")
+
+    def _death(self) -> StoppedError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace")
+        # nobody here has killed it yet: that is how the system reclaims memory
+        if code == -signal.SIGKILL or MEMORY_SIGNS.search(text):
+            return self._too_much("ended by the system or the allocator")
+        return StoppedError("error", f"process ended with code {code}: {' '.join(text[-300:].split())}")
+
+
+def race(entries: Sequence[Entry], repeats: int, limits: Limits, *, results: bool = False) -> list[Outcome]:
+    """Run contestants by turns: all prepare, all make their first call, then `repeats` rounds.
+
+    Args:
+        entries: the contestants.
+        repeats: rounds after the first call.
+        limits: what each may take; who exceeds them is out, the others go on.
+        results: bring the kernels over.
+
+    Returns:
+        One outcome per contestant, in their order.
+    """
+    outcomes, running = {}, {}
+    try:
+        for place, entry in enumerate(entries):
+            try:
+                running[place] = Contestant(entry, limits)
+                outcomes[place] = running[place].outcome
+            except StoppedError as stopped:
+                outcomes[place] = Outcome(entry.label, stopped.status, stopped.reason)
+        for turn in range(1 + repeats):
+            for place in list(running):
+                _turn(running, place, entries[place].calls, results and turn == 0)
+    finally:
+        for contestant in running.values():
+            contestant.close()
+    return [outcomes[place] for place in range(len(entries))]
+
+
+def _turn(running: dict[int, Contestant], place: int, calls: int, fetch: bool) -> None:
+    contestant = running[place]
+    try:
+        for _ in range(calls):
+            contestant.run()
+        if fetch:
+            contestant.fetch()
+    except StoppedError as stopped:
+        contestant.outcome.status, contestant.outcome.reason = stopped.status, stopped.reason
+        running.pop(place).close()

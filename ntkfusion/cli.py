@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +15,13 @@ import tyro
 
 from ntkfusion._version import __version__
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.options import Compare, Inspect
+from ntkfusion.options import Compare, Inspect, Kernel
 
-Command = Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+Command = (
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Kernel, tyro.conf.subcommand("kernel")]
+)
 
 DESCRIPTION = """Exact neural tangent kernels of compressed language models: did the compression keep the training
 dynamics, and can you prove it? `ntkfusion --version` prints the version."""
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
         with Interrupts() as interrupts:
-            run_compare(options, interrupts) if isinstance(options, Compare) else run_inspect(options)
+            _RUN[type(options)](options, interrupts)
     except NTKFusionError as error:
         print(f"ntkfusion: {error}", file=sys.stderr)
         sys.exit(2)
@@ -69,6 +73,15 @@ class Interrupts:
         if self.seen:
             raise KeyboardInterrupt
 
+    def checked(self, advance: Callable[[str, int], None]) -> Callable[[str, int], None]:
+        """`advance`, which also raises KeyboardInterrupt if there was one."""
+
+        def advance_or_stop(description: str, done: int) -> None:
+            self.check()
+            advance(description, done)
+
+        return advance_or_stop
+
 
 def run_compare(options: Compare, interrupts: Interrupts) -> None:
     """``ntkfusion compare``: check the request, measure, write the report, print the table."""
@@ -95,12 +108,7 @@ def run_compare(options: Compare, interrupts: Interrupts) -> None:
         return
     plan = make_plan(options)
     with progress_bar(count_steps(plan)) as advance:
-
-        def advance_or_stop(description: str, done: int) -> None:
-            interrupts.check()
-            advance(description, done)
-
-        measured = run(plan, advance_or_stop)
+        measured = run(plan, interrupts.checked(advance))
         interrupts.check()
         with new_folder(folder, overwrite=options.overwrite) as written:
             write_report(measured.comparison, descriptions, measured.galleries, written)
@@ -109,7 +117,7 @@ def run_compare(options: Compare, interrupts: Interrupts) -> None:
     console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
 
 
-def run_inspect(options: Inspect) -> None:
+def run_inspect(options: Inspect, _: Interrupts) -> None:
     """``ntkfusion inspect``: print what a model is made of."""
     _prepare_libraries()
     from rich.console import Console
@@ -121,6 +129,34 @@ def run_inspect(options: Inspect) -> None:
     print_inspection(model, audit.left_aside, Console())
 
 
+def run_kernel(options: Kernel, interrupts: Interrupts) -> None:
+    """``ntkfusion kernel``: check the request, compute, write kernel and pictures, print the summary."""
+    _prepare_libraries()
+    from rich.console import Console
+
+    from ntkfusion.files import new_files
+    from ntkfusion.kernel_job import STEPS, make_plan, run
+    from ntkfusion.progress import progress_bar
+    from ntkfusion.reporting.kernel_file import save_kernel_file
+    from ntkfusion.reporting.kernel_plots import kernel_figure, spectrum_figure
+    from ntkfusion.reporting.kernel_summary import print_kernel
+    from ntkfusion.reporting.plots import save_png
+    from ntkfusion.reporting.spectra import spectra_of
+
+    plan = make_plan(options)
+    with progress_bar(STEPS + 1) as advance:
+        advance_or_stop = interrupts.checked(advance)
+        file = run(plan, advance_or_stop)
+        advance_or_stop("spectra and pictures", STEPS)
+        spectra = spectra_of(file)
+        with new_files(plan.files, overwrite=options.overwrite) as (numbers, heatmap, spectrum):
+            save_kernel_file(file, numbers)
+            save_png(kernel_figure(file), heatmap)
+            save_png(spectrum_figure(file, spectra), spectrum)
+            interrupts.check()
+    print_kernel(file, spectra, plan.files, Console())
+
+
 def _prepare_libraries() -> None:
     """Settings that libraries read when they are imported; what the user has set stays."""
     # nothing but our own words on the terminal
@@ -129,3 +165,6 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # LAPACK's own threads fight with XLA's: a singular value decomposition takes 5 to 30 times longer with them
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+_RUN: dict[type, Callable[[Any, Interrupts], None]] = {Compare: run_compare, Inspect: run_inspect, Kernel: run_kernel}

@@ -31,7 +31,9 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["compare", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["compare", "--help"], ["inspect", "--help"], ["kernel", "--help"]]
+)
 def test_help_and_version_import_nothing_heavy(arguments):
     script = (
         "import sys\nfrom ntkfusion.cli import main\n"

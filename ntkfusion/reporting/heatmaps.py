@@ -37,7 +37,7 @@ def kernel_heatmaps(gallery: KernelGallery, kind: str) -> Figure:
     original = kernels.pop("original")
     with matplotlib.rc_context({**RC, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure, axes, size = _heatmap_grid(len(kernels))
-        colours = _colour_scale(original)
+        colours = colour_scale(original)
         for axis, (name, kernel) in zip(axes, [("original", original), *kernels.items()], strict=True):
             axis.imshow(kernel, interpolation="nearest", **colours)
             error = format_error(float(np.linalg.norm(kernel - original) / np.linalg.norm(original)))
@@ -69,7 +69,8 @@ def _heatmap_grid(count: int) -> tuple[Figure, list[Axes], float]:
     return figure, axes, big * side
 
 
-def _colour_scale(kernel: np.ndarray) -> dict[str, Any]:
+def colour_scale(kernel: np.ndarray) -> dict[str, Any]:
+    """Colour map and limits that show a kernel: centred at zero if it has clearly negative entries."""
     finite = kernel[np.isfinite(kernel)]
     low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
     if low < -0.05 * high:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kernel_benchmark.options import Options
-from kernel_benchmark.race import Entry, Limits, Outcome, race
+from kernel_benchmark.outcome import Entry, Limits, Outcome
+from kernel_benchmark.race import race
 from kernel_benchmark.tables import Section, Table, peak, seconds, took
 from ntkfusion.kernels.memory import parse_size, show_size
 from ntkfusion.reporting.plots import RC

@@ -9,7 +9,8 @@ import numpy as np
 
 from kernel_benchmark.operations import Sizes, network_operations
 from kernel_benchmark.options import NetworkSizes, Options
-from kernel_benchmark.race import Entry, Limits, Outcome, race
+from kernel_benchmark.outcome import Entry, Limits, Outcome
+from kernel_benchmark.race import race
 from kernel_benchmark.tables import Section, Table, peak, seconds, took, verdict
 from ntkfusion.kernels.memory import parse_size, show_size
 

@@ -5,22 +5,22 @@ Whatever happens to a contestant (too much memory, too much time, an error, a cr
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import re
 import select
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from kernel_benchmark.outcome import Entry, Limits, Outcome, Status
 from kernel_benchmark.worker import MEMORY_SIGNS, memory_of
 from ntkfusion.kernels.memory import show_size
 
@@ -28,85 +28,6 @@ from ntkfusion.kernels.memory import show_size
 POLL = 0.02
 #: Seconds for imports, weights and inputs, which are not part of any limit.
 PREPARATION = 600.0
-
-Status = Literal["ok", "memory", "time", "error"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What every contestant may take.
-
-    Attributes:
-        memory: resident bytes of its process.
-        seconds: seconds of one call.
-    """
-
-    memory: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A contestant: its name in the tables, what to run, calls per turn, and fake devices."""
-
-    label: str
-    spec: dict[str, Any]
-    calls: int = 1
-    devices: int = 1
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What came of a contestant.
-
-    Attributes:
-        label: its name.
-        status: "ok", or what stopped it.
-        reason: why, in words, unless ok.
-        first: seconds of the first call, compilation included.
-        seconds: of every later call.
-        compiling: seconds that XLA compiled in each of those (a function that compiles once has zeros here).
-        baseline: resident bytes with libraries, weights and inputs in place.
-        peak: most resident bytes up to now.
-        result: the last kernel, if asked for.
-    """
-
-    label: str
-    status: Status = "ok"
-    reason: str = ""
-    first: float = float("nan")
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    compiling: list[float] = dataclasses.field(default_factory=list)
-    baseline: int = 0
-    peak: int = 0
-    result: np.ndarray | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether it finished."""
-        return self.status == "ok"
-
-    @property
-    def median(self) -> float:
-        """Median seconds of the later calls; the first call if there was only that."""
-        return statistics.median(self.seconds) if self.seconds else self.first
-
-    @property
-    def running(self) -> float:
-        """The same without what these calls compiled."""
-        pairs = zip(self.seconds, self.compiling, strict=True)
-        return statistics.median([total - part for total, part in pairs] or [self.first])
-
-    @property
-    def above(self) -> int:
-        """Peak bytes above the baseline."""
-        return self.peak - self.baseline
-
-    def record(self) -> dict[str, Any]:
-        """As plain numbers, without the kernel."""
-        known = {name: value for name, value in vars(self).items() if name != "result"}
-        finished = self.first == self.first
-        return known | {"first": self.first if finished else None, "median": self.median if finished else None}
 
 
 class StoppedError(Exception):
@@ -178,7 +99,7 @@ class Contestant:
         while not self._line.endswith(b"\n"):
             self._check_memory(memory_of(self._process.pid)[1])
             if time.monotonic() > deadline:
-                raise StoppedError("time", f"over {seconds:g} s")
+                raise StoppedError("time", f"over {seconds:.3g} s")
             if select.select([stdout], [], [], POLL)[0]:
                 part = os.read(stdout.fileno(), 1 << 16)
                 if not part:
@@ -195,8 +116,10 @@ class Contestant:
             raise self._too_much("")
 
     def _too_much(self, message: str) -> StoppedError:
-        tail = f" ({' '.join(message.split())[:160]})" if message else ""
-        return StoppedError("memory", f"does not fit (needed > {show_size(self.limits.memory)}){tail}")
+        asked = re.search(r"allocating (\d+) bytes", message)
+        needed = max(self.limits.memory, int(asked[1]) if asked else 0)
+        tail = f" ({' '.join(message.split())[:160]})" if message and not asked else ""
+        return StoppedError("memory", f"does not fit (needed > {show_size(needed)}){tail}")
 
     def _death(self) -> StoppedError:
         code = self._process.wait()

@@ -10,7 +10,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from kernel_benchmark.race import Outcome
+from kernel_benchmark.outcome import Outcome
 from ntkfusion.kernels.memory import show_size
 
 
@@ -67,8 +67,8 @@ def took(outcome: Outcome) -> str:
 
 
 def peak(outcome: Outcome) -> str:
-    """Peak resident memory, or the limit that was passed."""
-    return show_size(outcome.peak) if outcome.peak else "–"
+    """Peak resident memory; what a contestant held when it asked for too much says nothing."""
+    return "–" if outcome.status == "memory" else show_size(outcome.peak)
 
 
 def verdict(value: float, most: float) -> str:

@@ -1,0 +1,88 @@
+"""What a contestant is, what it may take, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any, Literal
+
+import numpy as np
+
+Status = Literal["ok", "memory", "time", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What every contestant may take.
+
+    Attributes:
+        memory: resident bytes of its process.
+        seconds: seconds of one call.
+    """
+
+    memory: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A contestant: its name in the tables, what to run, calls per turn, and fake devices."""
+
+    label: str
+    spec: dict[str, Any]
+    calls: int = 1
+    devices: int = 1
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a contestant.
+
+    Attributes:
+        label: its name.
+        status: "ok", or what stopped it.
+        reason: why, in words, unless ok.
+        first: seconds of the first call, compilation included.
+        seconds: of every later call.
+        compiling: seconds that XLA compiled in each of those (a function that compiles once has zeros here).
+        baseline: resident bytes with libraries, weights and inputs in place.
+        peak: most resident bytes up to now.
+        result: the last kernel, if asked for.
+    """
+
+    label: str
+    status: Status = "ok"
+    reason: str = ""
+    first: float = float("nan")
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    compiling: list[float] = dataclasses.field(default_factory=list)
+    baseline: int = 0
+    peak: int = 0
+    result: np.ndarray | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it finished."""
+        return self.status == "ok"
+
+    @property
+    def median(self) -> float:
+        """Median seconds of the later calls; the first call if there was only that."""
+        return statistics.median(self.seconds) if self.seconds else self.first
+
+    @property
+    def running(self) -> float:
+        """The same without what these calls compiled."""
+        pairs = zip(self.seconds, self.compiling, strict=True)
+        return statistics.median([total - part for total, part in pairs] or [self.first])
+
+    @property
+    def above(self) -> int:
+        """Peak bytes above the baseline."""
+        return self.peak - self.baseline
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers, without the kernel."""
+        known = {name: value for name, value in vars(self).items() if name != "result"}
+        finished = self.first == self.first
+        return known | {"first": self.first if finished else None, "median": self.median if finished else None}

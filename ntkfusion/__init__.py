@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ntkfusion.models.mixture import MixtureBlock
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
     from ntkfusion.models.model import Model, random_model
+    from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
 
 _HOMES = {
     "MixtureBlock": "models.mixture",
@@ -54,6 +55,7 @@ _HOMES = {
     "InputError": "errors",
     "KMeansResult": "clustering.kmeans",
     "KernelDistance": "kernels.distance",
+    "KernelFile": "reporting.kernel_file",
     "LayerwiseMethod": "compression.contract",
     "METHODS": "compression.registry",
     "MLPBlock": "models.mlp",
@@ -74,6 +76,7 @@ _HOMES = {
     "dense_kernel": "kernels.oracle",
     "kernel_distance": "kernels.distance",
     "kmeans": "clustering.kmeans",
+    "load_kernel_file": "reporting.kernel_file",
     "load_model": "checkpoints.load",
     "network_kernel": "kernels.network",
     "random_model": "models.model",
@@ -93,6 +96,7 @@ __all__ = [
     "InputError",
     "KMeansResult",
     "KernelDistance",
+    "KernelFile",
     "LayerwiseMethod",
     "MLPBlock",
     "MLPFusion",
@@ -114,6 +118,7 @@ __all__ = [
     "full_kernel_distance",
     "kernel_distance",
     "kmeans",
+    "load_kernel_file",
     "load_model",
     "network_kernel",
     "random_model",

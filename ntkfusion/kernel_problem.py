@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,15 +14,13 @@ from jaxtyping import Array, Float
 
 from ntkfusion.data.inputs import BlockInputs, tokenize
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
 from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.estimate import Estimate, program_bytes
-from ntkfusion.kernels.memory import show_size
+from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
 from ntkfusion.kernels.neural_tangents import reference_kernel
 from ntkfusion.kernels.oracle import block_function
 from ntkfusion.kernels.selection import matches, parameter_paths
-from ntkfusion.kernels.tiles import TILE
 from ntkfusion.models.mlp import Block
 from ntkfusion.models.model import Model
 
@@ -62,24 +59,13 @@ class BlockProblem:
         return self.x.shape[0]
 
     def estimate(self, kind: Kind, limit: int) -> Estimate:
-        """From the compiled program."""
-        peak, result = program_bytes(self._program(kind)), 4 * len(self.block.parameters()) * self.count**2
-        if peak > limit:
-            fits = int(self.count * (limit / peak) ** 0.5)
-            raise InputError(
-                f"the kernel of {self.count} tokens needs {show_size(peak)}, the limit is {show_size(limit)}: ask for "
-                f"--tokens {max(fits, 1)} or fewer, or raise --memory-limit"
-            )
-        return Estimate(peak, result, min(self.count, TILE), limit)
+        """The memory it takes, refused if that is more than the limit."""
+        return estimate_block_kernel(self.block, self.count, kind=kind, by_parameter=True, memory_limit=limit)
 
     def groups(self, kind: Kind, limit: int) -> dict[str, Array]:
         """One kernel per parameter, in closed form."""
-        found = self._program(kind)(self.block, self.x)
+        found = block_kernel(self.block, self.x, kind=kind, by_parameter=True, memory_limit=limit)
         return {name: found[name] for name in self.block.parameters()}
-
-    def _program(self, kind: Kind) -> Any:
-        kernel = jax.jit(partial(block_kernel, kind=kind, by_parameter=True))
-        return kernel.lower(self.block, self.x).compile()
 
     def reference_bytes(self, count: int) -> int:
         """Structured derivatives keep ∂f/∂(hidden units), [N, o, m]."""

@@ -15,6 +15,7 @@ import ntkfusion as nf
 from ntkfusion.cli import main
 from ntkfusion.kernel_job import make_plan, output_files, run
 from ntkfusion.kernel_problem import network_function, parameter_groups
+from ntkfusion.kernels.selection import group_leaves, parameter_paths
 from ntkfusion.options import Kernel
 from ntkfusion.reporting.kernel_file import load_kernel_file
 
@@ -122,18 +123,20 @@ def test_mlp_scope_has_the_blocks_only(tmp_path, capsys, minilm):
     assert "SGD kernel of minilm, all MLP blocks, 2 sentences: 2 × 2 × 2 × 2" in printed
 
 
-def test_a_classification_head_is_read_as_it_is(x64):
-    """Logits, groups that add up, the head's among them: against the dense Jacobian."""
+def test_a_classification_head_is_read_as_it_is():
     model = nf.random_model(HEAD)
     f, readout, directions = network_function(model, 2, 0)
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
-    examples = {"input_ids": jnp.array([[3, 4, 5], [6, 7, 0]]), "attention_mask": jnp.array([[1, 1, 1], [1, 1, 0]])}
-    groups = nf.network_kernel(f, params, examples, groups=parameter_groups(model, "network"))
-    oracle = jax.jit(lambda params: nf.dense_kernel(f, params, examples, trace=False))(params)
-    assert relative(sum(groups.values()), oracle) <= 1e-12
+    ids, mask = jnp.array([3, 4, 0], jnp.int32), jnp.array([1, 1, 0], jnp.int32)
+    logits = model.apply(model.params, input_ids=ids[None], attention_mask=mask[None]).logits[0]
+    np.testing.assert_array_equal(f(model.params, {"input_ids": ids, "attention_mask": mask}), logits)
     assert (readout, directions) == ("3 logits", {})
-    assert list(groups) == ["embeddings", "layer_0", "head"]
-    assert jnp.linalg.norm(groups["head"]) > 0
+    paths = parameter_paths(model.params)
+    group_of = group_leaves(paths, None, parameter_groups(model, "network"))
+    heads = {path.split("/")[0] for leaf, path in enumerate(paths) if group_of[leaf] == "head"}
+    assert heads == {"pooler", "classifier"}
+    assert set(group_of.values()) == {"embeddings", "layer_0", "head"}
+    blocks = group_leaves(paths, None, parameter_groups(model, "mlp"))
+    assert sorted(paths[leaf] for leaf in blocks) == [f"layer_0/mlp/{name}" for name in ("b1", "b2", "w1", "w2")]
 
 
 def test_conditions_tell_how_to_repeat_it(network):
@@ -165,6 +168,19 @@ def test_existing_files_are_spared_unless_asked(tmp_path, capsys, name):
         assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_interrupting_leaves_the_old_files_or_nothing(tmp_path, capsys, monkeypatch, overwrite):
+    def interrupted(figure, path):
+        raise KeyboardInterrupt
+
+    if overwrite:
+        (tmp_path / "k.npz").write_text("old")
+    monkeypatch.setattr("ntkfusion.reporting.plots.save_png", interrupted)
+    code, _, err = run_kernel(capsys, "--scope", "block:0", "--tokens", 2, "--out", tmp_path / "k.npz", *overwrite)
+    assert (code, err) == (130, "ntkfusion: interrupted, nothing is left half-written\n")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"] * len(overwrite)
+
+
 def test_reference_of_a_block(tmp_path, capsys):
     out = tmp_path / "k.npz"
     code, printed, _ = run_kernel(capsys, "--scope", "block:1", "--tokens", 4, "--reference", "--out", out)
@@ -194,7 +210,7 @@ NONSENSE = [
     (["--seed", "-1"], "--seed must be from 0"),
     (["--memory-limit", "much"], "a memory limit is a positive size such as 8GiB or 500MB; got 'much'"),
     (["--memory-limit", "100B", "--examples", "2"], "the limit is 100 B"),
-    (["--scope", "block:0", "--memory-limit", "1MiB"], "or fewer, or raise --memory-limit"),
+    (["--scope", "block:0", "--memory-limit", "1MiB"], "ask for 256 rows or fewer"),
     (["--kind", "sign", "--reference"], "--reference needs --kind sgd: neural-tangents has no sign kernel"),
     (["--reference", "--memory-limit", "1GiB"], "ask for --examples 2 or fewer, raise --memory-limit, or leave"),
     (["--reference", "--memory-limit", "1MiB"], "not even one fits"),

@@ -14,7 +14,7 @@ from ntkfusion.reporting.kernel_plots import describe
 from ntkfusion.reporting.spectra import VALUES, Spectrum
 
 #: Leading eigenvalues or singular values that are printed.
-LEADING = 4
+LEADING = 3
 
 
 def print_kernel(file: KernelFile, spectra: Mapping[str, Spectrum], files: Sequence[Path], console: Console) -> None:
@@ -53,15 +53,15 @@ def memory_line(file: KernelFile) -> str:
     memory = file.conditions["memory"]
     return (
         f"Memory: {show_size(memory['peak'])} at most by estimate, of {show_size(memory['limit'])}; "
-        f"{memory['chunk']} at a time"
+        f"{min(memory['chunk'], len(file.kernel))} at a time"
     )
 
 
 def groups_table(file: KernelFile, spectra: Mapping[str, Spectrum]) -> Table:
     """Share in the trace, effective rank and leading values of the whole and of every group."""
-    table = Table(title="Parameter groups", title_justify="left")
-    table.add_column("group")
-    for name in ("share of trace", "effective rank", f"leading {VALUES[file.conditions['kind']]}s"):
+    table = Table(title="Parameter groups and their shares of the trace", title_justify="left")
+    table.add_column("group", no_wrap=True)
+    for name in ("share", "effective rank", f"leading {VALUES[file.conditions['kind']]}s"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, spectrum in spectra.items():
         leading = "  ".join(f"{value:.4g}" for value in spectrum.significant[:LEADING]) or "0"

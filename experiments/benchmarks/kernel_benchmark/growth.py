@@ -20,6 +20,10 @@ from ntkfusion.kernels.memory import parse_size, show_size
 from ntkfusion.reporting.plots import RC
 
 DEVICES = "ntkfusion.kernels.devices"
+MEMORY_NOTE = (
+    "Memory of a call: peak RSS beyond what the process held when it began. The last column is the whole process, "
+    "compilation included."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +36,9 @@ class Curve:
     outcomes: tuple[Outcome, ...]
 
     def points(self, what: str) -> tuple[np.ndarray, np.ndarray]:
-        """Values and "seconds" or "bytes" (above the baseline) of those that finished."""
+        """Values and "seconds" or "bytes" (of a call, without compilation) of those that finished."""
         done = [(value, o) for value, o in zip(self.values, self.outcomes, strict=True) if o.ok]
-        numbers = [o.running if what == "seconds" else o.above for _, o in done]
+        numbers = [o.running if what == "seconds" else o.working for _, o in done]
         return np.array([value for value, _ in done], float), np.array(numbers, float)
 
     def exponent(self, what: str) -> float:
@@ -63,16 +67,18 @@ def growth(options: Options) -> Section:
             f"{c.name}, {c.quantity}={value}",
             took(o),
             seconds(o.running) if o.ok else "–",
-            show_size(max(o.above, 0)) if o.ok else "–",
+            show_size(o.working) if o.ok else "–",
             peak(o),
         ]
         for c in curves
         for value, o in zip(c.values, c.outcomes, strict=True)
     ]
-    columns = ("", "seconds", "compiling apart", "peak RSS above baseline", "peak RSS")
+    columns = ("", "seconds", "compiling apart", "memory of a call", "peak RSS")
     points = Table("Growth: time and memory of the SGD kernels", columns, rows, tuple(notes))
     fits = [[f"{c.name} against {c.quantity}", *(f"{c.exponent(w):.2f}" for w in ("seconds", "bytes"))] for c in curves]
-    note = "Least squares of logarithms over the larger half; time without compiling, memory above the baseline."
+    note = (
+        "Least squares of logarithms over the larger half of the values; time and memory of a call, without compiling."
+    )
     exponents = Table("Growth: fitted exponents", ("", "time", "memory"), fits, (note,))
     record = [
         {
@@ -89,7 +95,7 @@ def growth(options: Options) -> Section:
 
 def measure_curves(options: Options) -> tuple[list[Curve], list[str]]:
     """All curves, and what was left out."""
-    sizes, notes = options.growth, [f"Medians of {options.repeats} runs after the first call, each size on its own."]
+    sizes, notes = options.growth, [f"Medians of {options.repeats} runs after the first call. {MEMORY_NOTE}"]
     block = options.block.problem(sizes.at_n, options.seed)
     network = sizes.network.problem(options.seed)
     ours = {"contestant": "block", "kind": "sgd", **block}, {"contestant": "network", "kind": "sgd", **network}
@@ -122,7 +128,7 @@ def _curve(name: str, quantity: str, values: Sequence[int], entries: Sequence[En
 def growth_figure(curves: Sequence[Curve]) -> Figure:
     """Two panels, time and memory, each curve against multiples of its smallest value."""
     hues = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444")
-    panels = {"seconds": "seconds, without compiling", "bytes": "peak memory above the baseline, MiB"}
+    panels = {"seconds": "seconds, without compiling", "bytes": "memory of a call, MiB"}
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(12, 5.4))
         for axis, (what, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):

@@ -47,6 +47,7 @@ class Outcome:
         compiling: seconds that XLA compiled in each of those (a function that compiles once has zeros here).
         baseline: resident bytes with libraries, weights and inputs in place.
         peak: most resident bytes up to now.
+        working: what later calls took beyond what was resident before them: without compilation.
         result: the last kernel, if asked for.
     """
 
@@ -58,6 +59,7 @@ class Outcome:
     compiling: list[float] = dataclasses.field(default_factory=list)
     baseline: int = 0
     peak: int = 0
+    working: int = 0
     result: np.ndarray | None = None
 
     @property

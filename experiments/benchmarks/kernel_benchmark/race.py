@@ -69,6 +69,7 @@ class Contestant:
         else:
             outcome.seconds.append(reply["seconds"])
             outcome.compiling.append(reply["compiling"])
+            outcome.working = max(outcome.working, reply["peak"] - reply["held"])
         self._check_memory(reply["peak"])
 
     def fetch(self) -> None:

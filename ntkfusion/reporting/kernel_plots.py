@@ -77,8 +77,10 @@ def describe(file: KernelFile) -> str:
 
 
 def _label(axis: Axes, file: KernelFile) -> None:
-    """Tokens or sentences beside the rows, as far as they can be read; else what rows and columns are."""
+    """Tokens or sentences beside the rows, as far as they can be read; what rows and columns are, if that matters."""
     count = len(file.labels)
+    if file.conditions["kind"] == "sign":
+        axis.set_xlabel("rows: evaluated example; columns: training example")
     if count > MOST_TOKENS:
         axis.set_ylabel(f"{count} sentences" if file.kernel.ndim == 4 else f"{count} tokens in the order of the text")
         return
@@ -113,7 +115,7 @@ def spectrum_figure(file: KernelFile, spectra: Mapping[str, Spectrum]) -> Figure
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda index, _: f"{index:g}"))
         figure.suptitle(describe(file), parse_math=False)
-        figure.legend(loc="outside right upper", title="effective rank", fontsize=9.5)
+        figure.legend(loc="outside right upper", title="effective rank", fontsize=9.5, ncols=1 + len(spectra) // 28)
     return figure
 
 

@@ -51,6 +51,13 @@ def test_labels_are_cut_text_not_mathematics(tmp_path):
     save_png(figure, tmp_path / "x.png", dpi=40)
 
 
+def test_a_sign_kernel_says_which_side_is_trained():
+    assert panels(kernel_figure(network(kind="sign")))[0].get_xlabel() == (
+        "rows: evaluated example; columns: training example"
+    )
+    assert not panels(kernel_figure(network()))[0].get_xlabel()
+
+
 def test_many_tokens_are_counted_instead():
     count = 41
     figure = kernel_figure(kernel_file(np.eye(count), labels=tuple("x" * count)))

@@ -138,9 +138,9 @@ def test_float64(x64):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    num_points=st.sampled_from([2, 5, 17]),
+    num_points=st.sampled_from([2, 17]),
     dimension=st.sampled_from([1, 3]),
-    share=st.floats(0, 1),
+    share=st.sampled_from([0.0, 0.4, 1.0]),  # each number of clusters is a compilation
     distinct=st.booleans(),
     seed=st.integers(0, 2**20),
 )
@@ -158,8 +158,8 @@ def test_result_is_consistent_and_a_fixed_point(num_points, dimension, share, di
 @pytest.mark.parametrize("layer", [0, 5])
 def test_reaches_the_inertia_of_scikit_learn_on_a_real_block(minilm, layer):
     points = neuron_vectors(minilm.mlp_blocks()[layer])
-    ours = kmeans(points, 384, num_restarts=10)
-    theirs = KMeans(384, n_init=10, random_state=0).fit(np.asarray(points))
+    ours = kmeans(points, 384, num_restarts=3)
+    theirs = KMeans(384, n_init=3, random_state=0).fit(np.asarray(points))
     assert float(ours.inertia) <= 1.005 * theirs.inertia_
 
 

@@ -39,9 +39,10 @@ BLOCKS = {
 @pytest.fixture(autouse=True)
 def quick_compilation():
     """Nearly all of these tests' time is compilation."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def compiled_dense_kernel(f, params, x, z=None):

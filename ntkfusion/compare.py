@@ -21,7 +21,8 @@ from ntkfusion.conditions import check_seed, command_line, describe_model, descr
 from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, tokenize
 from ntkfusion.data.text import split_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import KINDS, block_kernel
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.distance import relative_error
 from ntkfusion.kernels.memory import memory_limit, show_size
 from ntkfusion.models.mlp import Block

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from functools import partial
-from types import ModuleType
-from typing import Any, Literal, overload
+from collections.abc import Mapping
+from typing import Literal, overload
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import dense, factorized, gated, mixture
+from ntkfusion.kernels.block_program import block_program
+from ntkfusion.kernels.block_request import BlockRequest, on_mesh
+from ntkfusion.kernels.checks import check_inputs, check_kind
 from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.terms import Outputs, Terms, evaluate
-from ntkfusion.kernels.tiles import TILE, Parts, map_tiles
-from ntkfusion.models.gated import GatedBlock
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
-
-#: The kernels there are: ⟨∇f(x), ∇f(z)⟩ and ⟨∇f(x), sgn ∇f(z)⟩.
-KINDS: tuple[Kind, ...] = ("sgd", "sign")
-
-#: Where the closed form of each kind of block is, but for mixtures, which are made of the others.
-FORMS: dict[type, ModuleType] = {MLPBlock: dense, FactorizedBlock: factorized, GatedBlock: gated}
+from ntkfusion.kernels.estimate import Estimate
+from ntkfusion.kernels.tiles import Parts
+from ntkfusion.models.mlp import Block
 
 
 @overload
@@ -40,6 +32,8 @@ def block_kernel(
     by_parameter: Literal[False] = ...,
     rates: Mapping[str, float] | None = ...,
     tile: int | None = ...,
+    memory_limit: int | str | None = ...,
+    mesh: Mesh | None = ...,
 ) -> Float[Array, "N M *outputs"]: ...
 
 
@@ -55,6 +49,8 @@ def block_kernel(
     by_parameter: Literal[True],
     rates: Mapping[str, float] | None = ...,
     tile: int | None = ...,
+    memory_limit: int | str | None = ...,
+    mesh: Mesh | None = ...,
 ) -> Parts: ...
 
 
@@ -69,6 +65,8 @@ def block_kernel(
     by_parameter: bool = False,
     rates: Mapping[str, float] | None = None,
     tile: int | None = None,
+    memory_limit: int | str | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "N M *outputs"] | Parts:
     """The exact neural tangent kernel of an MLP block with respect to its parameters (not its constants).
 
@@ -87,15 +85,21 @@ def block_kernel(
         by_parameter: return {parameter name: kernel}; the kernels add up to the whole.
         rates: learning rates by parameter name, J C Jᵀ with C constant on each parameter: 0 is frozen, and what is not
             named has 1. New values do not compile again, unless a rate becomes 0 or ceases to be.
-        tile: rows of x and z per tile; changes memory and speed, and the result only by rounding. By default as many
-            1024 for traced kernels, and for full ones as many as keep an intermediate array near 256 MiB.
+        tile: rows of x and z per tile; changes memory and speed, and the result only by rounding. By default 1024 for
+            traced kernels, for full ones as many as keep an intermediate array near 256 MiB, and fewer if the memory
+            limit asks for it.
+        memory_limit: bytes, or a text such as "8GiB"; by default a safe share of what the machine has.
+        mesh: devices to share the rows among, of one process or several (`ntkfusion.kernels.devices.row_mesh`). Every
+            process passes the same block and inputs. The result is shared by rows if the devices divide N, else it is
+            complete on every device; `ntkfusion.kernels.devices.fetch` gives it to every process.
 
     Returns:
         [N, M], or [N, M, o] for the diagonal, or [N, M, o, o] without trace; or a dictionary of such arrays.
 
     Raises:
         InputError: for inputs that do not fit the block, an unknown kind, a tile below 1, diagonal=True with
-            trace=False, rates of unknown parameters, or rates that are negative or not finite.
+            trace=False, rates of unknown parameters, rates that are negative or not finite, or a kernel that does not
+            fit into the memory limit.
 
     >>> import jax.numpy as jnp
     >>> from ntkfusion.models.mlp import MLPBlock
@@ -104,33 +108,57 @@ def block_kernel(
     Array([[15.]], dtype=float32)
     """
     check_kind(kind)
-    if tile is not None and tile < 1:
-        raise InputError(f"tile must be at least 1, got {tile}")
-    if diagonal and not trace:
-        raise InputError("diagonal=True and trace=False exclude each other: ask for the diagonal or the full kernel")
     check_inputs(block, x, z)
     names = _trained(block, rates)
-    outputs = "diagonal" if diagonal else "trace" if trace else "full"
     constants = None if rates is None else {name: float(rates.get(name, 1)) for name in names}
+    request = BlockRequest.of(block, x, z, kind, trace, diagonal, by_parameter, names, mesh)
+    plan = request.plan(tile, memory_limit)
     with jax.default_matmul_precision("highest"):
-        tile = tile or default_tile(block, trace, diagonal)
-        return _block_kernel(block, x, z, constants, kind, outputs, by_parameter, tile, names)
+        if mesh is None:
+            return block_program(block, x, z, constants, tile=plan.chunk, **request.options)
+        return on_mesh(request, block, x, z, constants, plan.chunk)
 
 
-def check_kind(kind: str) -> None:
-    """Refuse a kind of kernel that there is not."""
-    if kind not in KINDS:
-        raise InputError(f"unknown kernel kind {kind!r}; known: {', '.join(KINDS)}")
+def estimate_block_kernel(
+    block: Block,
+    num_x: int,
+    num_z: int | None = None,
+    *,
+    kind: Kind = "sgd",
+    trace: bool = True,
+    diagonal: bool = False,
+    by_parameter: bool = False,
+    tile: int | None = None,
+    memory_limit: int | str | None = None,
+    mesh: Mesh | None = None,
+) -> Estimate:
+    """The memory that `block_kernel` takes, by compiling its program for those sizes; nothing runs.
 
+    Args:
+        block: the block, or its shapes (`ntkfusion.models.mlp.layout`).
+        num_x: N, how many evaluated inputs.
+        num_z: M, how many training inputs; by default the evaluated ones.
+        kind: as in `block_kernel`.
+        trace: as there.
+        diagonal: as there.
+        by_parameter: as there.
+        tile: as there.
+        memory_limit: as there.
+        mesh: as there.
 
-def check_inputs(block: Block, x: Float[Array, "N ..."], z: Float[Array, "M ..."] | None) -> None:
-    """Refuse inputs that are not rows of the block's width."""
-    for name, inputs in (("x", x), ("z", x if z is None else z)):
-        if inputs.ndim != 2 or inputs.shape[1] != block.model_width or not inputs.shape[0]:
-            raise InputError(
-                f"{name} must hold at least one row of {block.model_width} numbers (the block's input width), "
-                f"got shape {tuple(inputs.shape)}"
-            )
+    Returns:
+        The estimate; `chunk` is the tile.
+
+    Raises:
+        InputError: as `block_kernel`, if the kernel does not fit into the limit.
+    """
+    for name, number in (("num_x", num_x), ("num_z", num_x if num_z is None else num_z)):
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
+    dtype = jax.tree.leaves(block)[0].dtype
+    x, z = (None if n is None else jax.ShapeDtypeStruct((n, block.model_width), dtype) for n in (num_x, num_z))
+    request = BlockRequest.of(block, x, z, kind, trace, diagonal, by_parameter, tuple(block.parameters()), mesh)
+    return request.plan(tile, memory_limit, exactly=True)
 
 
 def _trained(block: Block, rates: Mapping[str, float] | None) -> tuple[str, ...]:
@@ -141,58 +169,3 @@ def _trained(block: Block, rates: Mapping[str, float] | None) -> tuple[str, ...]
     if wrong := {name: rate for name, rate in rates.items() if not (math.isfinite(rate) and rate >= 0)}:
         raise InputError(f"rates must be finite and not negative, got {wrong}; parameters: {', '.join(names)}")
     return tuple(name for name in names if rates.get(name, 1))
-
-
-def default_tile(block: Block, trace: bool, diagonal: bool = False) -> int:
-    """Rows per tile: a constant for traced kernels, fewer for full ones, whose tiles hold t²·max(m, o²) numbers."""
-    if trace:
-        return max(1, min(TILE, math.isqrt(2**26 // block.output_width))) if diagonal else TILE
-    return max(1, min(TILE, math.isqrt(2**26 // max(block.hidden_width, block.output_width**2))))
-
-
-def block_terms(block: Block, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
-    """The closed form of a block that is not a mixture; call it where ``x is z`` if both sides are the same."""
-    return FORMS[type(block)].terms(block, x, z, kind)
-
-
-def _closed_form(
-    block: Block,
-    x: Float[Array, "n d"],
-    z: Float[Array, "k d"],
-    kind: Kind,
-    outputs: Outputs,
-    names: Collection[str],
-) -> Parts:
-    if isinstance(block, MixtureBlock):
-        return mixture.parts(block, x, z, kind, outputs, names, block_terms)
-    terms = block_terms(block, x, z, kind)
-    return evaluate({name: terms[name] for name in names}, outputs, (x.shape[0], z.shape[0]))
-
-
-@partial(jax.jit, static_argnames=("kind", "outputs", "by_parameter", "tile", "names"))
-def _block_kernel(
-    block: Block,
-    x: Float[Array, "N d"],
-    z: Float[Array, "M d"] | None,
-    rates: dict[str, Any] | None,
-    kind: Kind,
-    outputs: Outputs,
-    by_parameter: bool,
-    tile: int,
-    names: tuple[str, ...],
-) -> Float[Array, "N M *outputs"] | Parts:
-    o = block.output_width
-
-    def parts(xs: Float[Array, "s d"], zs: Float[Array, "t d"]) -> Parts:
-        found = _closed_form(block, xs, zs, kind, outputs, names)
-        if rates is not None:
-            found = {name: part * rates[name] for name, part in found.items()}
-        if by_parameter or not found:
-            shape = (xs.shape[0], zs.shape[0], *{"trace": (), "diagonal": (o,), "full": (o, o)}[outputs])
-            frozen = jnp.zeros(shape, xs.dtype)
-            return {name: found.get(name, frozen) for name in (block.parameters() if by_parameter else ["all"])}
-        return {"all": sum(found.values())}  # pyright: ignore[reportReturnType]
-
-    # z None, not a second argument: the compiler then sees that both sides' features are the same
-    tiles = map_tiles(parts, x, x if z is None else z, tile)
-    return tiles if by_parameter else tiles["all"]

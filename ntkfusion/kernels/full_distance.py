@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import FORMS, check_inputs, check_kind
+from ntkfusion.kernels.block_program import FORMS
+from ntkfusion.kernels.checks import check_inputs, check_kind
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.distance import facts
 from ntkfusion.kernels.full_inner import Form, full_form, inner, marginal, right_factors, summed, transposed

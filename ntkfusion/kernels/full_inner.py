@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels.block import block_terms
+from ntkfusion.kernels.block_program import block_terms
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.terms import Identity, Neurons, Product, Signals
 from ntkfusion.models.mlp import Block

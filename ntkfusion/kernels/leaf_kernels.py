@@ -1,7 +1,7 @@
 """What one parameter adds to a network kernel, from the factors of its gradients (`ntkfusion.kernels.tap_factors`).
 
 Every rule is exact. A matrix used as ``y = a W`` has the gradient aᵀ d with cotangents d, and the kernel either as the
-sum over positions ``Σ_ts (a_t·a'_s)(d_t·d'_s)`` or through the gradients themselves, a few rows of W at a time,
+sum over positions ``Σ_ts (a_t·a'_s)(d_t·d'_s)`` or through the gradients themselves, a tile of W at a time,
 whichever is cheaper. A table of which rows are looked up has a gradient in those rows only. The sign kernel replaces
 the right-hand gradient by its sign; the sign of a sum over positions does not factor, so several positions need the
 gradient.
@@ -9,8 +9,10 @@ gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,8 @@ from ntkfusion.models.pytree import pytree, static
 
 #: Numbers of a gradient that are formed at a time, over all examples and outputs.
 GRADIENT_CHUNK = 2**22
+#: Numbers of one gradient that are formed at a time, at least: smaller products are slow.
+SMALLEST_TILE = 2**14
 #: How many more operations the sum over positions may take: its products are larger and faster (measured on CPU).
 POSITION_SPEED = 1.1
 #: The same where symmetry saves almost half of them.
@@ -188,29 +192,37 @@ def _lookup_kernel(x: LookupFactors, z: LookupFactors, kind: Kind) -> Float[Arra
 def _gradient_kernel(
     x: tuple[Factors, ...], z: tuple[Factors, ...], num_rows: int, kind: Kind
 ) -> Float[Array, "n m C C"]:
-    """Form the gradients of some rows for all examples, contract them, go on to the next rows."""
-    (n, outputs), m, width = _sizes(x), _sizes(z)[0], _row_width(x[0])
-    chunk = max(1, min(num_rows, GRADIENT_CHUNK // (max(n, m) * outputs * width)))
-    steps = -(-num_rows // chunk)
+    """Form one tile of the gradients of all examples, contract it, go on to the next."""
+    (n, outputs), m = _sizes(x), _sizes(z)[0]
+    rows, columns = _tile_shape(max(n, m) * outputs, num_rows, _num_columns(x[0]))
     same = all(left is right for left, right in zip(x, z, strict=True))
+    sides = (x,) if same else (x, z)
+    row_tiles = [[_row_tiles(use, rows, num_rows) for use in uses] for uses in sides]
+    column_tiles = [[_column_tiles(use, columns) for use in uses] for uses in sides]
 
-    def add(total: Float[Array, "nC mC"], start: Int[Array, ""]) -> tuple[Float[Array, "nC mC"], None]:
-        left = _some_rows(x, start, chunk, num_rows)
-        right = left if same else _some_rows(z, start, chunk, num_rows)
-        right = jnp.sign(right) if kind == "sign" else right
-        return total + _contract(left, right), None
+    def some_columns(total: Float[Array, "nC mC"], across: Any) -> tuple[Float[Array, "nC mC"], None]:
+        def some_rows(total: Float[Array, "nC mC"], down: Any) -> tuple[Float[Array, "nC mC"], None]:
+            tiles = [_gradient_tile(*parts, rows) for parts in zip(sides, down, across, strict=True)]
+            left, right = tiles[0], tiles[-1]
+            return total + left @ (jnp.sign(right) if kind == "sign" else right).T, None
+
+        return jax.lax.scan(some_rows, total, row_tiles)[0], None
 
     zeros = jnp.zeros((n * outputs, m * outputs), x[0].d.dtype)  # pyright: ignore[reportAttributeAccessIssue]
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(steps, dtype=jnp.int32) * chunk)
+    total, _ = jax.lax.scan(some_columns, zeros, column_tiles)
     return total.reshape(n, outputs, m, outputs).transpose(0, 2, 1, 3)
 
 
-def _contract(left: Float[Array, "a r q"], right: Float[Array, "b r q"]) -> Float[Array, "a b"]:
-    if left.shape[2] < 512:
-        return left.reshape(left.shape[0], -1) @ right.reshape(right.shape[0], -1).T
-    # rows as a batch axis in front: twice as fast on CPU as one product with a very long inner axis
-    products = jnp.einsum("raq,rbq->rab", left.transpose(1, 0, 2), right.transpose(1, 0, 2))
-    return jnp.sum(products, axis=0)
+def _tile_shape(gradients: int, num_rows: int, num_columns: int) -> tuple[int, int]:
+    """Rows and columns of a tile: near `GRADIENT_CHUNK` numbers over all gradients, and about 1 : 8.
+
+    Products of that shape are the fastest on CPU, and a tile is contracted while it is still in the cache.
+    """
+    area = max(GRADIENT_CHUNK // gradients, SMALLEST_TILE)
+    columns = min(num_columns, max(1, math.isqrt(8 * area)))
+    columns = -(-num_columns // -(-num_columns // columns))
+    rows = min(num_rows, max(1, area // columns))
+    return -(-num_rows // -(-num_rows // rows)), columns
 
 
 def _sizes(uses: tuple[Factors, ...]) -> tuple[int, int]:
@@ -219,36 +231,47 @@ def _sizes(uses: tuple[Factors, ...]) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _row_width(use: Factors) -> int:
-    if isinstance(use, DenseFactors) and not use.rows_are_input:
-        return use.a.shape[2]
-    return use.d.shape[3] if not isinstance(use, DirectFactors) else use.gradient.shape[2]
+def _num_columns(use: Factors) -> int:
+    if isinstance(use, DirectFactors):
+        return use.gradient.shape[2]
+    return use.a.shape[2] if isinstance(use, DenseFactors) and not use.rows_are_input else use.d.shape[3]
 
 
-def _some_rows(
-    uses: tuple[Factors, ...], start: Int[Array, ""], chunk: int, num_rows: int
-) -> Float[Array, "nC chunk q"]:
-    """Rows start … start + chunk of the gradients, summed over the uses; rows past the end are zero."""
-    total = sum(_rows_of_use(use, start, chunk, num_rows) for use in uses)
-    return total.reshape(-1, *total.shape[2:])  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _rows_of_use(use: Factors, start: Int[Array, ""], chunk: int, num_rows: int) -> Float[Array, "n C chunk q"]:
+def _row_tiles(use: Factors, size: int, num_rows: int) -> Array:
+    """The factor that varies along the rows, in tiles [tiles, n, 1 or C, T, size]; for look-ups, their first rows."""
     if isinstance(use, LookupFactors):
-        hot = use.rows[:, :, None] == start + jnp.arange(chunk, dtype=jnp.int32)[None, None, :]
-        return jnp.einsum("ntr,nctq->ncrq", hot.astype(use.d.dtype), use.d)
+        return jnp.arange(-(-num_rows // size), dtype=use.rows.dtype) * size
     if isinstance(use, DirectFactors):
         raise TypeError("direct gradients have no rows")
-    if use.rows_are_input:
-        rows = jax.lax.dynamic_slice_in_dim(_padded(use.a, chunk, num_rows), start, chunk, axis=2)
+    return _tiles(use.a[:, None] if use.rows_are_input else use.d, size)
+
+
+def _column_tiles(use: Factors, size: int) -> Float[Array, "tiles n _ T size"]:
+    """The factor that varies along the columns, in tiles."""
+    if isinstance(use, DirectFactors):
+        raise TypeError("direct gradients have no columns")
+    if isinstance(use, DenseFactors) and not use.rows_are_input:
+        return _tiles(use.a[:, None], size)
+    return _tiles(use.d, size)
+
+
+def _tiles(factor: Float[Array, "n _ T w"], size: int) -> Float[Array, "tiles n _ T size"]:
+    missing = -factor.shape[3] % size
+    padded = jnp.pad(factor, [(0, 0)] * 3 + [(0, missing)]) if missing else factor
+    return jnp.moveaxis(padded.reshape(*factor.shape[:3], -1, size), 3, 0)
+
+
+def _gradient_tile(
+    uses: tuple[Factors, ...], row_tiles: Sequence[Array], column_tiles: Sequence[Array], size: int
+) -> Float[Array, "nC numbers"]:
+    """Some rows and columns of the gradients of all examples, summed over the uses; beyond the ends they are zero."""
+    total = 0
+    for use, rows, columns in zip(uses, row_tiles, column_tiles, strict=True):
+        if isinstance(use, LookupFactors):
+            hot = use.rows[:, None, :, None] == (rows + jnp.arange(size, dtype=rows.dtype))[None, None, None, :]
+            rows = hot.astype(use.d.dtype)
+        shape = use.d.shape[:3]  # pyright: ignore[reportAttributeAccessIssue]
         # spread over outputs first: the product then comes out in the order it is needed in
-        spread = jnp.broadcast_to(rows[:, None], (*use.d.shape[:3], chunk))
-        return jnp.einsum("nctr,nctq->ncrq", spread, use.d)
-    rows = jax.lax.dynamic_slice_in_dim(_padded(use.d, chunk, num_rows), start, chunk, axis=3)
-    spread = jnp.broadcast_to(use.a[:, None], (*use.d.shape[:3], use.a.shape[2]))
-    return jnp.einsum("nctr,nctq->ncrq", rows, spread)
-
-
-def _padded(array: Float[Array, "..."], chunk: int, num_rows: int) -> Float[Array, "..."]:
-    missing = -num_rows % chunk
-    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) if missing else array
+        rows, columns = (jnp.broadcast_to(part, (*shape, part.shape[3])) for part in (rows, columns))
+        total += jnp.einsum("nctr,nctq->ncrq", rows, columns)
+    return total.reshape(total.shape[0] * total.shape[1], -1)  # pyright: ignore[reportAttributeAccessIssue]

@@ -51,7 +51,7 @@ def show_size(size: int | float) -> str:
 
 def available_memory() -> int:
     """Bytes that the default device, or the machine in the case of CPUs, can still give."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
     meminfo = Path("/proc/meminfo")

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import FORMS, check_kind
+from ntkfusion.kernels.block_program import FORMS
+from ntkfusion.kernels.checks import check_kind
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.tiles import Parts
 from ntkfusion.models.gated import GatedBlock

@@ -72,14 +72,19 @@ class MixtureBlock(BlockBase):
         return jax.tree.map(lambda leaf: leaf[index], self.experts)
 
     @property
+    def _shapes_of_one(self) -> Any:
+        """One expert with shapes for arrays; the block may have shapes itself."""
+        return jax.eval_shape(lambda block: block.expert(0), self)
+
+    @property
     def activation(self) -> str:
         """The name of the experts' σ."""
-        return jax.eval_shape(lambda: self.expert(0)).activation
+        return self._shapes_of_one.activation
 
     @property
     def hidden_width(self) -> int:
         """m, the number of neurons of one expert."""
-        return jax.eval_shape(lambda: self.expert(0)).hidden_width
+        return self._shapes_of_one.hidden_width
 
     @property
     def model_width(self) -> int:
@@ -89,7 +94,7 @@ class MixtureBlock(BlockBase):
     @property
     def output_width(self) -> int:
         """The size o of an output."""
-        return jax.eval_shape(lambda: self.expert(0)).output_width
+        return self._shapes_of_one.output_width
 
     def parameters(self) -> dict[str, Any]:
         """The trainable arrays by name; the router only if it is trained."""

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import KINDS, block_kernel, default_tile
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.block_program import default_tile
+from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
 
@@ -210,9 +212,9 @@ def test_second_call_does_not_compile_again():
 
 def test_default_tile_shrinks_for_full_kernels():
     block = dense_block(4, 64, 48)
-    assert default_tile(block, trace=True) == 1024
-    assert default_tile(block, trace=False) ** 2 * 48**2 <= 2**26
-    assert default_tile(dense_block(4, 64, 100), trace=True, diagonal=True) ** 2 * 100 <= 2**26
+    assert default_tile(block, "trace") == 1024
+    assert default_tile(block, "full") ** 2 * 48**2 <= 2**26
+    assert default_tile(dense_block(4, 64, 100), "diagonal") ** 2 * 100 <= 2**26
 
 
 @pytest.mark.parametrize(

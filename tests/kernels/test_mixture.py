@@ -10,7 +10,8 @@ import pytest
 from blocks import dense_block, gated_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import KINDS, block_kernel
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.oracle import block_function, dense_kernel
 from ntkfusion.models.mixture import MixtureBlock
 

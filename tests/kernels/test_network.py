@@ -12,9 +12,11 @@ import ntkfusion as nf
 from ntkfusion.data.inputs import tokenize
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import KINDS, block_kernel
-from ntkfusion.kernels.network import matches, network_kernel, parameter_paths
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import KINDS
+from ntkfusion.kernels.network import network_kernel
 from ntkfusion.kernels.oracle import block_function, dense_kernel
+from ntkfusion.kernels.selection import matches, parameter_paths
 
 SMALL = nf.BertConfig(
     vocab_size=30,
@@ -237,7 +239,8 @@ def linear(params, x):
         ({"f": lambda params, x: (x @ params["w"]).sum()}, "f must return a vector"),
         ({"z": jnp.ones((2, 4))}, "examples of z differ from those of x"),
         ({"x": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}}, "must share a first axis"),
-        ({"memory_limit": "100B"}, "the limit is 100 B: raise memory_limit"),
+        ({"memory_limit": "100B"}, "takes 256 B, the limit is 100 B: ask for 2 examples or fewer"),
+        ({"memory_limit": "300B"}, "at least, the limit is 300 B: raise memory_limit, shorten"),
         ({"memory_limit": "much"}, "positive size such as 8GiB or 500MB; got 'much'"),
     ],
 )

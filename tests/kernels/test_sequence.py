@@ -11,7 +11,8 @@ from blocks import dense_block, factorized_block, gated_block, mixture_block, no
 
 from ntkfusion.errors import InputError
 from ntkfusion.kernels import sequence
-from ntkfusion.kernels.block import KINDS, block_kernel
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
 from ntkfusion.kernels.sequence import sequence_kernel
 

@@ -1,0 +1,77 @@
+"""What a kernel call takes of the memory, known before it runs: XLA's own analysis of the programs that will run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ntkfusion.errors import InputError
+from ntkfusion.kernels.memory import show_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The memory of one kernel call, beside its inputs and the parameters; bytes on each device.
+
+    Attributes:
+        peak: most that lives at once, the result included.
+        result: what is returned.
+        chunk: examples (for block kernels: rows of a tile) that are taken at a time.
+        limit: what `peak` had to fit into.
+    """
+
+    peak: int
+    result: int
+    chunk: int
+    limit: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{show_size(self.peak)} at most (result {show_size(self.result)}), {self.chunk} at a time"
+
+
+def program_bytes(program: Any) -> int:
+    """What a compiled program allocates: its results and its temporary arrays."""
+    analysis = program.memory_analysis()
+    return 0 if analysis is None else int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def check_result(result: int, limit: int, largest: str) -> None:
+    """Refuse a result that alone exceeds the limit.
+
+    Raises:
+        InputError: saying what would fit.
+    """
+    if result > limit:
+        raise InputError(
+            f"the kernel alone takes {show_size(result)}, the limit is {show_size(limit)}: ask for {largest}, or raise "
+            "memory_limit"
+        )
+
+
+def largest_that_fits(needs: Callable[[int], int], first: int, limit: int, advice: str) -> tuple[int, int]:
+    """The largest chunk, among few that are tried, whose memory fits.
+
+    Args:
+        needs: chunk → bytes, by compiling; grows with the chunk.
+        first: the chunk to try first; none above it is wanted.
+        limit: bytes.
+        advice: what else to do when not even a chunk of 1 fits.
+
+    Returns:
+        The chunk, and the bytes it needs.
+
+    Raises:
+        InputError: if a chunk of 1 does not fit.
+    """
+    chunk = first
+    while True:
+        needed = needs(chunk)
+        if needed <= limit:
+            return chunk, needed
+        if chunk == 1:
+            raise InputError(
+                f"the kernel needs {show_size(needed)} at least, the limit is {show_size(limit)}: {advice}"
+            )
+        chunk = max(1, min(3 * chunk // 4, int(chunk * limit / needed)))

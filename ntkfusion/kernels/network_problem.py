@@ -1,0 +1,124 @@
+"""A network kernel as a checked request: the function with flat parameters, where it uses them, and the shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from ntkfusion.errors import InputError
+from ntkfusion.kernels.leaf_kernels import DenseFactors, DirectFactors, Factors, LookupFactors
+from ntkfusion.kernels.selection import ALL, Select, group_leaves, parameter_paths
+from ntkfusion.kernels.tap_factors import as_matrices, as_rows, factors
+from ntkfusion.kernels.taps import Dense, Lookup, Taps, find_taps
+
+#: A function of the parameters and one example without batch axis, with C outputs.
+NetworkFunction = Callable[[Any, Any], Float[Array, " C"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A checked request.
+
+    Attributes:
+        taps: where the function uses its parameters.
+        leaf_shapes: shapes of the flat parameters.
+        group_of: selected parameter → its group.
+        group_names: the groups.
+        shape: of the kernel, (N, M, C, C).
+        dtype: of the kernel.
+        example: shapes of one example.
+    """
+
+    taps: Taps
+    leaf_shapes: list[jax.ShapeDtypeStruct]
+    group_of: dict[int, str]
+    group_names: tuple[str, ...]
+    shape: tuple[int, int, int, int]
+    dtype: Any
+    example: Any
+
+    @classmethod
+    def of(
+        cls,
+        f: NetworkFunction,
+        params: Any,
+        x: Any,
+        z: Any,
+        select: Select | None,
+        groups: Mapping[str, Select] | None,
+    ) -> Problem:
+        """Check the arguments of `network_kernel` and analyse its function.
+
+        Raises:
+            InputError: as `network_kernel`, memory apart.
+        """
+        leaves, treedef = jax.tree.flatten(jax.tree.map(_shape, params))
+        group_of = group_leaves(parameter_paths(params), select, groups)
+        example, n = _one_example(x)
+        other, m = (example, n) if z is None else _one_example(z)
+        structures = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
+        if structures[0] != structures[1]:
+            raise InputError(f"examples of z differ from those of x: {other} against {example}")
+
+        def flat(values: list[Array], one: Any) -> Any:
+            return f(jax.tree.unflatten(treedef, values), one)
+
+        out = jax.eval_shape(flat, leaves, example)
+        if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1 or not out.shape[0]:
+            raise InputError(f"f must return a vector [C] for one example, got {out}")
+        taps = find_taps(flat, leaves, example, frozenset(group_of))
+        names = tuple(groups) if groups is not None else (ALL,)
+        outputs = out.shape[0]
+        return cls(taps, leaves, group_of, names, (n, m, outputs, outputs), out.dtype, example)
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the kernels of all groups."""
+        return math.prod(self.shape) * self.dtype.itemsize * len(self.group_names)
+
+    def num_rows(self, leaf: int) -> int:
+        """Rows of a parameter as its rule sees it."""
+        shape = self.leaf_shapes[leaf].shape
+        uses = [use for _, use in self.taps.of(leaf)]
+        dense = next((use for use in uses if isinstance(use, Dense)), None)
+        if dense is None:
+            return shape[0] if shape else 1
+        summed, kept = len(dense.contracted), len(dense.features)
+        return math.prod(shape[: summed if dense.rows_are_input else kept])
+
+    def factors_of(self, leaves: list[Array], example: Any) -> dict[int, tuple[Factors, ...]]:
+        """The factors of every selected parameter for one example (no batch axis)."""
+        inputs, cotangents, gradients = factors(self.taps, leaves, example)
+        found: dict[int, tuple[Factors, ...]] = {}
+        for leaf in self.group_of:
+            if leaf in gradients:
+                gradient = gradients[leaf]
+                found[leaf] = (DirectFactors(gradient.reshape(gradient.shape[0], -1)),)
+                continue
+            found[leaf] = tuple(
+                self._use(leaf, use, inputs[path], cotangents[path]) for path, use in self.taps.of(leaf)
+            )
+        return found
+
+    def _use(self, leaf: int, use: Dense | Lookup, given: Array, cotangent: Array) -> Factors:
+        if isinstance(use, Lookup):
+            return LookupFactors(*as_rows(use, given, cotangent, self.leaf_shapes[leaf].shape[0]))
+        a, d = as_matrices(use, given, cotangent)
+        return DenseFactors(a, d, use.rows_are_input)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def _one_example(examples: Any) -> tuple[Any, int]:
+    """The shapes of one example, and the number of examples."""
+    counts = {leaf.shape[0] if leaf.ndim else -1 for leaf in jax.tree.leaves(examples)}
+    if len(counts) != 1 or min(counts) < 1:
+        raise InputError(f"examples must share a first axis of length at least 1; found lengths {sorted(counts)}")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), examples), counts.pop()

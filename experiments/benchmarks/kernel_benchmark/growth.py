@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from kernel_benchmark.options import Options
 from kernel_benchmark.outcome import Entry, Limits, Outcome
@@ -130,7 +130,7 @@ def growth_figure(curves: Sequence[Curve]) -> Figure:
     hues = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444")
     panels = {"seconds": "seconds, without compiling", "bytes": "memory of a call, MiB"}
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(12, 5.4))
+        figure = Figure(figsize=(12, 7.4))
         for axis, (what, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             for curve, hue, marker in zip(curves, hues, "osD^vP", strict=False):
                 x, y = curve.points(what)
@@ -140,7 +140,7 @@ def growth_figure(curves: Sequence[Curve]) -> Figure:
                 axis.plot(x / min(curve.values), y / (2**20 if what == "bytes" else 1), label=label, **style)
             _logarithmic(axis, curves)
             axis.set_title(title)
-            axis.legend(fontsize=8.5)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9)
         figure.suptitle("Growth of the exact SGD kernels")
     return figure
 
@@ -152,5 +152,7 @@ def _logarithmic(axis: Any, curves: Sequence[Curve]) -> None:
     axis.xaxis.set_major_locator(FixedLocator(multiples))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"×{value:g}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_xlabel("multiple of the smallest value")

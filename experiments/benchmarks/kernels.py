@@ -66,7 +66,7 @@ def _write(options: Options, sections: list[Section], folder: Path) -> None:
         if figure:
             save_png(figure, folder / f"{section.name}.png")
         results["sections"][section.name] = record
-    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
     facts = ", ".join(f"{name} {value}" for name, value in results["environment"].items())
     tables = [table.markdown() for section in sections for table in section.tables]
     text = "\n\n".join(["# Benchmark of the exact kernels", facts, *tables, "## Repeat it", f"    {command}"])

@@ -85,7 +85,9 @@ def growth(options: Options) -> Section:
             "name": curve.name,
             "quantity": curve.quantity,
             "values": curve.values,
-            "exponents": {what: curve.exponent(what) for what in ("seconds", "bytes")},
+            "exponents": {
+                what: None if np.isnan(curve.exponent(what)) else curve.exponent(what) for what in ("seconds", "bytes")
+            },
             "outcomes": [o.record() for o in curve.outcomes],
         }
         for curve in curves

@@ -34,9 +34,12 @@ def test_zero_residual_fails_when_the_theorem_is_wrong(x64, zero_residual, capsy
     assert "FAIL: 20 of 20" in capsys.readouterr().out
 
 
-def test_zero_residual_fails_in_float32(zero_residual, capsys):
-    """Nothing is exact to 1e-12 there: the check does not pass by being loose."""
-    assert zero_residual["main"]() == 1
+def test_zero_residual_fails_in_float32(zero_residual, capsys, monkeypatch):
+    """Nothing is exact to 1e-12 there: the check does not pass by being loose. One activation is enough."""
+    main = zero_residual["main"]
+    monkeypatch.setitem(main.__globals__, "ACTIVATIONS", ("relu",))
+    assert main() == 1
+    assert "FAIL: 4 of 5" in capsys.readouterr().out  # v0 keeps nothing anyway
 
 
 def test_clustering_benchmark_runs(capsys):

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from ntkfusion.compression.svd import SVD
     from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
-    from ntkfusion.kernels.block import block_kernel
+    from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
+    from ntkfusion.kernels.devices import fetch, row_mesh
     from ntkfusion.kernels.distance import KernelDistance, kernel_distance
+    from ntkfusion.kernels.estimate import Estimate
     from ntkfusion.kernels.full_distance import FullKernelDistance, full_kernel_distance
-    from ntkfusion.kernels.network import network_kernel
+    from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
-    from ntkfusion.kernels.sequence import sequence_kernel
+    from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
     from ntkfusion.models.config import BertConfig
     from ntkfusion.models.gated import GatedBlock
     from ntkfusion.models.mixture import MixtureBlock
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
 
 _HOMES = {
+    "row_mesh": "kernels.devices",
+    "fetch": "kernels.devices",
+    "estimate_sequence_kernel": "kernels.sequence",
+    "estimate_network_kernel": "kernels.network",
+    "estimate_block_kernel": "kernels.block",
+    "Estimate": "kernels.estimate",
     "MixtureBlock": "models.mixture",
     "GatedBlock": "models.gated",
     "sequence_kernel": "kernels.sequence",
@@ -90,6 +98,7 @@ __all__ = [
     "BlockReport",
     "CheckpointError",
     "Compressed",
+    "Estimate",
     "FactorizedBlock",
     "FullKernelDistance",
     "GatedBlock",
@@ -115,6 +124,10 @@ __all__ = [
     "collect_block_inputs",
     "compress",
     "dense_kernel",
+    "estimate_block_kernel",
+    "estimate_network_kernel",
+    "estimate_sequence_kernel",
+    "fetch",
     "full_kernel_distance",
     "kernel_distance",
     "kmeans",
@@ -122,6 +135,7 @@ __all__ = [
     "load_model",
     "network_kernel",
     "random_model",
+    "row_mesh",
     "sequence_kernel",
 ]
 

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels import block_request
+from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
 from ntkfusion.kernels.block_program import default_tile
 from ntkfusion.kernels.checks import KINDS
+from ntkfusion.kernels.memory import show_size
 from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
 
@@ -208,6 +210,42 @@ def test_second_call_does_not_compile_again():
         patch.setattr("ntkfusion.kernels.dense.terms", None)
         second = block_kernel(dense_block(), normal(7, 6, 5), rates={"w1": 0.25, "b2": 0.0})
     assert relative(second, first) > 0
+
+
+@pytest.mark.parametrize("outputs", [{}, {"by_parameter": True}, {"diagonal": True}, {"trace": False}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_limit_changes_the_tile_only(kind, outputs):
+    block, x = dense_block(m=200), normal(7, 40, 5)
+    free = estimate_block_kernel(block, 40, kind=kind, **outputs)
+    limit = int(0.9 * free.peak)
+    tight = estimate_block_kernel(block, 40, kind=kind, memory_limit=limit, **outputs)
+    assert tight.chunk < free.chunk
+    assert tight.result == free.result <= tight.peak <= limit < free.peak
+    expected = block_kernel(block, x, kind=kind, **outputs)
+    found = block_kernel(block, x, kind=kind, memory_limit=limit, **outputs)
+    assert max(jax.tree.leaves(jax.tree.map(relative, found, expected))) <= 1e-5
+
+
+def test_an_estimate_is_what_xla_allocates_and_needs_no_arrays():
+    block = jax.eval_shape(lambda: dense_block(768, 3072, 768))
+    estimate = estimate_block_kernel(block, 4096)
+    assert estimate.result == 4096**2 * 4
+    assert estimate.result < estimate.peak < 4 * estimate.result
+    assert str(estimate) == f"{show_size(estimate.peak)} at most (result 64.0 MiB), 1024 at a time"
+    # what a call without a limit assumes, when it does not look
+    assert estimate.peak <= block_request.RESULTS * estimate.result + block_request.WORKSPACE
+
+
+def test_what_cannot_fit_is_refused_with_what_would():
+    block = dense_block()
+    with pytest.raises(InputError, match=r"takes 6.2 KiB, the limit is 3.9 KiB: ask for 31 rows or fewer, or raise"):
+        block_kernel(block, normal(0, 40, 5), memory_limit=4000)
+    with pytest.raises(InputError, match="7 rows or fewer, or the traced kernel, or raise memory_limit"):
+        block_kernel(block, normal(0, 40, 5), trace=False, memory_limit=2000)
+    with pytest.raises(InputError, match=r"at least, the limit is 6.3 KiB: raise memory_limit or take fewer rows"):
+        block_kernel(block, normal(0, 40, 5), memory_limit=6500)
+    with pytest.raises(InputError, match="num_x must be at least 1, got 0"):
+        estimate_block_kernel(block, 0)
 
 
 def test_default_tile_shrinks_for_full_kernels():

@@ -10,11 +10,11 @@ import pytest
 from blocks import dense_block, factorized_block, gated_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import sequence
+from ntkfusion.kernels import sequence_program
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
-from ntkfusion.kernels.sequence import sequence_kernel
+from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
 
 BLOCKS = {
     "dense": dense_block,
@@ -37,7 +37,7 @@ def sequences(seed, n, tokens, readouts=2):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_equals_the_jacobian_of_the_readout(x64, name, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK", 150)  # several chunks of several rows
+    monkeypatch.setattr(sequence_program, "CHUNK", 150)  # several chunks of several rows
     block = BLOCKS[name]()
     (x, gamma), (z, gamma_z) = sequences(1, 3, 4), sequences(3, 2, 5)
     function, params = readout(block)
@@ -57,12 +57,12 @@ def test_equals_the_jacobian_of_the_readout(x64, name, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 150])
 def test_through_tokens_equals_through_gradients(x64, monkeypatch, chunk):
-    monkeypatch.setattr(sequence, "CHUNK", chunk)
+    monkeypatch.setattr(sequence_program, "CHUNK", chunk)
     left = normal(1, 3, 4, 6), normal(2, 3, 4, 2, 3)
     right = normal(3, 2, 5, 6), normal(4, 2, 5, 1, 3)
-    by_tokens = sequence._through_tokens(*left, *right)
+    by_tokens = sequence_program._through_tokens(*left, *right)
     assert by_tokens.shape == (3, 2, 2, 1)
-    assert relative(by_tokens, sequence._rows(*left, *right, "sgd")) <= 1e-13
+    assert relative(by_tokens, sequence_program._rows(*left, *right, "sgd")) <= 1e-13
     g, h = (jnp.einsum("ntp,ntcq->ncpq", *side) for side in (left, right))
     assert relative(by_tokens, jnp.einsum("ncpq,mdpq->nmcd", g, h)) <= 1e-13
 
@@ -70,8 +70,8 @@ def test_through_tokens_equals_through_gradients(x64, monkeypatch, chunk):
 def test_both_ways_are_taken_within_one_kernel(x64):
     """Two tokens each: Gram matrices of tokens for the weights, sums for the biases."""
     block, (x, gamma) = dense_block(m=40), sequences(1, 3, 2, readouts=1)
-    factors = sequence.gradient_factors(block, x, gamma)
-    assert sequence.tokens_are_cheaper(*factors["w1"], *factors["w1"])
+    factors = sequence_program.gradient_factors(block, x, gamma)
+    assert sequence_program.tokens_are_cheaper(*factors["w1"], *factors["w1"])
     function, params = readout(block)
     oracle = jax.jit(partial(dense_kernel, function, trace=False))(params, (x, gamma))
     assert relative(sequence_kernel(block, x, gamma), oracle) <= 1e-12
@@ -111,9 +111,9 @@ def test_float32_agrees_with_float64():
 
 def test_the_cheaper_way_is_taken():
     u, w = jnp.zeros((8, 4, 768)), jnp.zeros((8, 4, 1, 3072))
-    assert sequence.tokens_are_cheaper(u, w, u, w)
+    assert sequence_program.tokens_are_cheaper(u, w, u, w)
     u, w = jnp.zeros((8, 512, 8)), jnp.zeros((8, 512, 1, 8))
-    assert not sequence.tokens_are_cheaper(u, w, u, w)
+    assert not sequence_program.tokens_are_cheaper(u, w, u, w)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,19 @@ def test_bad_requests_say_what_is_wrong(block, arguments, message):
     call = getattr(sequence_kernel, "__wrapped__", sequence_kernel)
     with pytest.raises(InputError, match=message):
         call(block, **{"x": jnp.ones((3, 4, 5)), "cotangents": jnp.ones((3, 4, 1, 3)), **arguments})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_limit_changes_nothing_but_the_chunks(x64, kind):
+    block, (x, gamma), (z, gamma_z) = dense_block(), sequences(1, 7, 4), sequences(3, 2, 5)
+    for others in ((), (z, gamma_z)):
+        free = estimate_sequence_kernel(block, x, gamma, *others, kind=kind)
+        limit = int(0.7 * free.peak)
+        tight = estimate_sequence_kernel(block, x, gamma, *others, kind=kind, memory_limit=limit)
+        assert tight.chunk < 7 == free.chunk
+        assert tight.peak <= limit < free.peak
+        expected = sequence_kernel(block, x, gamma, *others, kind=kind, by_parameter=True)
+        found = sequence_kernel(block, x, gamma, *others, kind=kind, by_parameter=True, memory_limit=limit)
+        assert all(relative(found[name], expected[name]) <= 1e-13 for name in expected)
+    with pytest.raises(InputError, match="ask for 1 sequences or fewer, or raise memory_limit"):
+        sequence_kernel(block, x, gamma, memory_limit=300)

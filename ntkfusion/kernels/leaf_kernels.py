@@ -9,22 +9,17 @@ gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ntkfusion.kernels.dense import Kind
-from ntkfusion.models.pytree import pytree, static
+from ntkfusion.kernels.gradient_tiles import gradient_kernel
+from ntkfusion.kernels.leaf_factors import DenseFactors, DirectFactors, Factors, LookupFactors
 
-#: Numbers of a gradient that are formed at a time, over all examples and outputs.
-GRADIENT_CHUNK = 2**22
-#: Numbers of one gradient that are formed at a time, at least: smaller products are slow.
-SMALLEST_TILE = 2**14
 #: How many more operations the sum over positions may take: its products are larger and faster (measured on CPU).
 POSITION_SPEED = 1.1
 #: The same where symmetry saves almost half of them.
@@ -33,54 +28,6 @@ SYMMETRIC_SPEED = 1.7
 SYMMETRIC_BLOCKS = 8
 #: Fewer examples are not worth so many programs.
 SYMMETRIC_FROM = 16
-
-
-@pytree
-class DenseFactors:
-    """A use as a matrix: inputs a and cotangents d of n examples, with C outputs and T positions.
-
-    Attributes:
-        a: what goes into the matrix, [n, T, i].
-        d: what comes back to the product, [n, C, T, o].
-        rows_are_input: whether the parameter's rows are a's features (else d's).
-    """
-
-    a: Float[Array, "*n T i"]
-    d: Float[Array, "*n C T o"]
-    rows_are_input: bool = static(default=True)
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples."""
-        return self.a.shape[0]
-
-
-@pytree
-class LookupFactors:
-    """A use as a table: row numbers (−1: none) and cotangents d of n examples."""
-
-    rows: Int[Array, "*n T"]
-    d: Float[Array, "*n C T o"]
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples."""
-        return self.rows.shape[0]
-
-
-@pytree
-class DirectFactors:
-    """No factors: the gradients themselves, [n, C, p]."""
-
-    gradient: Float[Array, "*n C p"]
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples."""
-        return self.gradient.shape[0]
-
-
-Factors = DenseFactors | LookupFactors | DirectFactors
 
 
 def leaf_kernel(x: Sequence[Factors], z: Sequence[Factors], num_rows: int, kind: Kind) -> Float[Array, "n m C C"]:
@@ -110,13 +57,16 @@ def _leaf_kernel(
     if isinstance(first, DirectFactors) and isinstance(other, DirectFactors):
         return _direct_kernel(first.gradient, other.gradient, kind)
     if all(isinstance(use, LookupFactors) for use in x):
-        return _lookup_kernel(_joined(x), _joined(z), kind)
+        left, right = _joined(x), _joined(z)
+        if _rows_are_cheaper(left, right, num_rows):
+            return _lookup_kernel(left, right, kind)
+        return gradient_kernel((left,), (left,) if z is x else (right,), num_rows, kind)
     speed = SYMMETRIC_SPEED if symmetric else POSITION_SPEED
     if len(x) > 1 or not (isinstance(first, DenseFactors) and isinstance(other, DenseFactors)):
-        return _gradient_kernel(x, z, num_rows, kind)
+        return gradient_kernel(x, z, num_rows, kind)
     if _positions_are_cheaper(first, other, kind, speed):
         return _symmetric_position_kernel(first) if symmetric else _position_kernel(first, other, kind)
-    return _gradient_kernel(x, z, num_rows, kind)
+    return gradient_kernel(x, z, num_rows, kind)
 
 
 def _direct_kernel(x: Float[Array, "n C p"], z: Float[Array, "m C p"], kind: Kind) -> Float[Array, "n m C C"]:
@@ -132,6 +82,13 @@ def _positions_are_cheaper(x: DenseFactors, z: DenseFactors, kind: Kind, speed: 
     by_position = n * m * positions * others * (i + outputs**2 * o)
     by_gradient = (n * positions + m * others) * outputs * i * o + n * m * outputs**2 * i * o
     return by_position <= speed * by_gradient
+
+
+def _rows_are_cheaper(x: LookupFactors, z: LookupFactors, num_rows: int) -> bool:
+    """Whether to compare looked-up rows rather than to form gradients: for all but small tables."""
+    (n, outputs, positions, _), (m, _, others, _) = x.d.shape, z.d.shape
+    by_rows = n * m * positions * others * outputs**2
+    return by_rows <= ((n * positions + m * others) * outputs + n * m * outputs**2) * num_rows
 
 
 def _position_kernel(x: DenseFactors, z: DenseFactors, kind: Kind) -> Float[Array, "n m C C"]:
@@ -187,91 +144,3 @@ def _lookup_kernel(x: LookupFactors, z: LookupFactors, kind: Kind) -> Float[Arra
         return jnp.sum(jnp.where(meet[:, None, None], products, 0), axis=(-2, -1))
 
     return jax.lax.map(row, (left.rows, left.d))
-
-
-def _gradient_kernel(
-    x: tuple[Factors, ...], z: tuple[Factors, ...], num_rows: int, kind: Kind
-) -> Float[Array, "n m C C"]:
-    """Form one tile of the gradients of all examples, contract it, go on to the next."""
-    (n, outputs), m = _sizes(x), _sizes(z)[0]
-    rows, columns = _tile_shape(max(n, m) * outputs, num_rows, _num_columns(x[0]))
-    same = all(left is right for left, right in zip(x, z, strict=True))
-    sides = (x,) if same else (x, z)
-    row_tiles = [[_row_tiles(use, rows, num_rows) for use in uses] for uses in sides]
-    column_tiles = [[_column_tiles(use, columns) for use in uses] for uses in sides]
-
-    def some_columns(total: Float[Array, "nC mC"], across: Any) -> tuple[Float[Array, "nC mC"], None]:
-        def some_rows(total: Float[Array, "nC mC"], down: Any) -> tuple[Float[Array, "nC mC"], None]:
-            tiles = [_gradient_tile(*parts, rows) for parts in zip(sides, down, across, strict=True)]
-            left, right = tiles[0], tiles[-1]
-            return total + left @ (jnp.sign(right) if kind == "sign" else right).T, None
-
-        return jax.lax.scan(some_rows, total, row_tiles)[0], None
-
-    zeros = jnp.zeros((n * outputs, m * outputs), x[0].d.dtype)  # pyright: ignore[reportAttributeAccessIssue]
-    total, _ = jax.lax.scan(some_columns, zeros, column_tiles)
-    return total.reshape(n, outputs, m, outputs).transpose(0, 2, 1, 3)
-
-
-def _tile_shape(gradients: int, num_rows: int, num_columns: int) -> tuple[int, int]:
-    """Rows and columns of a tile: near `GRADIENT_CHUNK` numbers over all gradients, and about 1 : 8.
-
-    Products of that shape are the fastest on CPU, and a tile is contracted while it is still in the cache.
-    """
-    area = max(GRADIENT_CHUNK // gradients, SMALLEST_TILE)
-    columns = min(num_columns, max(1, math.isqrt(8 * area)))
-    columns = -(-num_columns // -(-num_columns // columns))
-    rows = min(num_rows, max(1, area // columns))
-    return -(-num_rows // -(-num_rows // rows)), columns
-
-
-def _sizes(uses: tuple[Factors, ...]) -> tuple[int, int]:
-    first = uses[0]
-    shape = first.gradient.shape if isinstance(first, DirectFactors) else first.d.shape
-    return shape[0], shape[1]
-
-
-def _num_columns(use: Factors) -> int:
-    if isinstance(use, DirectFactors):
-        return use.gradient.shape[2]
-    return use.a.shape[2] if isinstance(use, DenseFactors) and not use.rows_are_input else use.d.shape[3]
-
-
-def _row_tiles(use: Factors, size: int, num_rows: int) -> Array:
-    """The factor that varies along the rows, in tiles [tiles, n, 1 or C, T, size]; for look-ups, their first rows."""
-    if isinstance(use, LookupFactors):
-        return jnp.arange(-(-num_rows // size), dtype=use.rows.dtype) * size
-    if isinstance(use, DirectFactors):
-        raise TypeError("direct gradients have no rows")
-    return _tiles(use.a[:, None] if use.rows_are_input else use.d, size)
-
-
-def _column_tiles(use: Factors, size: int) -> Float[Array, "tiles n _ T size"]:
-    """The factor that varies along the columns, in tiles."""
-    if isinstance(use, DirectFactors):
-        raise TypeError("direct gradients have no columns")
-    if isinstance(use, DenseFactors) and not use.rows_are_input:
-        return _tiles(use.a[:, None], size)
-    return _tiles(use.d, size)
-
-
-def _tiles(factor: Float[Array, "n _ T w"], size: int) -> Float[Array, "tiles n _ T size"]:
-    missing = -factor.shape[3] % size
-    padded = jnp.pad(factor, [(0, 0)] * 3 + [(0, missing)]) if missing else factor
-    return jnp.moveaxis(padded.reshape(*factor.shape[:3], -1, size), 3, 0)
-
-
-def _gradient_tile(
-    uses: tuple[Factors, ...], row_tiles: Sequence[Array], column_tiles: Sequence[Array], size: int
-) -> Float[Array, "nC numbers"]:
-    """Some rows and columns of the gradients of all examples, summed over the uses; beyond the ends they are zero."""
-    total = 0
-    for use, rows, columns in zip(uses, row_tiles, column_tiles, strict=True):
-        if isinstance(use, LookupFactors):
-            hot = use.rows[:, None, :, None] == (rows + jnp.arange(size, dtype=rows.dtype))[None, None, None, :]
-            rows = hot.astype(use.d.dtype)
-        shape = use.d.shape[:3]  # pyright: ignore[reportAttributeAccessIssue]
-        # spread over outputs first: the product then comes out in the order it is needed in
-        rows, columns = (jnp.broadcast_to(part, (*shape, part.shape[3])) for part in (rows, columns))
-        total += jnp.einsum("nctr,nctq->ncrq", rows, columns)
-    return total.reshape(total.shape[0] * total.shape[1], -1)  # pyright: ignore[reportAttributeAccessIssue]

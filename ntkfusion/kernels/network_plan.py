@@ -24,7 +24,8 @@ from ntkfusion.kernels.devices import (
     shape_of,
 )
 from ntkfusion.kernels.estimate import Estimate, check_result, largest_that_fits, program_bytes
-from ntkfusion.kernels.leaf_kernels import Factors, leaf_kernel
+from ntkfusion.kernels.leaf_factors import Factors
+from ntkfusion.kernels.leaf_kernels import leaf_kernel
 from ntkfusion.kernels.network_problem import Problem
 
 #: The factors of every parameter, for some examples.

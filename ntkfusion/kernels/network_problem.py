@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.leaf_kernels import DenseFactors, DirectFactors, Factors, LookupFactors
+from ntkfusion.kernels.leaf_factors import DenseFactors, DirectFactors, Factors, LookupFactors
 from ntkfusion.kernels.selection import ALL, Select, group_leaves, parameter_paths
 from ntkfusion.kernels.tap_factors import as_matrices, as_rows, factors
 from ntkfusion.kernels.taps import Dense, Lookup, Taps, find_taps

@@ -12,9 +12,10 @@ import ntkfusion as nf
 from ntkfusion.data.inputs import tokenize
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
+from ntkfusion.kernels import gradient_tiles, network
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.network import network_kernel
+from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
 from ntkfusion.kernels.oracle import block_function, dense_kernel
 from ntkfusion.kernels.selection import matches, parameter_paths
 
@@ -248,3 +249,36 @@ def test_bad_requests_say_what_is_wrong(arguments, message):
     given = {"f": linear, "params": {"w": jnp.ones((3, 2))}, "x": jnp.ones((4, 3)), **arguments}
     with pytest.raises(InputError, match=message):
         network_kernel(**given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_side_by_side_change_nothing(x64, kind, monkeypatch):
+    """As for large matrices: several tiles at a time, in both directions, with remainders; small and large tables."""
+    monkeypatch.setattr(gradient_tiles, "GRADIENT_CHUNK", 600)
+    monkeypatch.setattr(gradient_tiles, "SMALLEST_TILE", 8)
+    monkeypatch.setattr(gradient_tiles, "SIDE_BY_SIDE", 3)
+    jax.clear_caches()
+    params, x = tied_params(jnp.float64), jnp.array([[1, 4, 1, 9], [0, 0, 0, 3], [10, 9, 8, 7]])
+    params |= {"few": normal(8, 2, 6), "wide": normal(9, 6, 17)}
+
+    def f(params, ids):
+        shifted = params["few"][ids % 2].mean(0) @ params["wide"]
+        return tied(params, ids) + jnp.tanh(shifted).reshape(-1)[:3]
+
+    oracle = dense_kernel(f, params, x, kind=kind, trace=False, by_parameter=True)
+    ours = network_kernel(f, params, x, kind=kind, groups={name: name for name in params})
+    jax.clear_caches()
+    for name in params:
+        assert relative(ours[name], oracle[name]) <= 1e-12, name
+
+
+def test_estimate_is_known_from_shapes_and_the_call_that_follows_compiles_nothing(monkeypatch):
+    params, x = {"w": normal(0, 3, 2)}, normal(1, 5, 3)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, x))
+    estimate = estimate_network_kernel(linear, *shapes, memory_limit="1MiB")
+    assert (estimate.result, estimate.chunk, estimate.limit) == (5 * 5 * 2 * 2 * 4, 5, 2**20)
+    assert estimate.result < estimate.peak < 2**14
+    assert "5 at a time" in str(estimate)
+    monkeypatch.setattr(network, "make_plan", None)  # planning again would call this
+    kernel = network_kernel(linear, params, x, memory_limit="1MiB")
+    assert relative(kernel, jnp.einsum("nm,cd->nmcd", x @ x.T, jnp.eye(2))) <= 1e-6

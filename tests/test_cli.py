@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,9 @@ def test_inspect_adds_up(capsys):
     assert "22,713,216 parameters" in out
     assert out.count("1,181,568") == 6
     assert "left aside: embeddings.position_ids" in out
+    # 512 × 512 numbers, and 32 × 32 × 2 × 2
+    assert re.search(r"block .* 512 tokens, traced .* [0-9.]+ MiB .* 1.0 MiB", out)
+    assert re.search(r"network .* 32 sentences of 64 tokens, 2 .* [0-9.]+ [MG]iB .* 16.0 KiB .* 32", out)
     assert not err
 
 

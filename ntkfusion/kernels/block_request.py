@@ -94,7 +94,7 @@ class BlockRequest:
         result = -(-rows // num_shares(self.mesh)) * columns * per_pair
         fewer = f"{math.isqrt(limit * num_shares(self.mesh) // per_pair)} rows or fewer"
         check_result(result, limit, fewer + ("" if self.outputs == "trace" else ", or the traced kernel"))
-        first = tile or default_tile(self.block, self.outputs)
+        first = min(tile or default_tile(self.block, self.outputs), max(rows, columns))
         if not exactly and memory_limit is None and RESULTS * result + WORKSPACE <= limit:
             return Estimate(RESULTS * result + WORKSPACE, result, first, limit)
         advice = "raise memory_limit or take fewer rows"

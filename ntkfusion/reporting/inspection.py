@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from ntkfusion.errors import InputError
+from ntkfusion.kernel_problem import network_function
+from ntkfusion.kernels.block import estimate_block_kernel
+from ntkfusion.kernels.estimate import Estimate
+from ntkfusion.kernels.memory import show_size
+from ntkfusion.kernels.network import estimate_network_kernel
+from ntkfusion.models.mlp import layout
 from ntkfusion.models.model import Model
+
+#: Sizes of the kernels whose memory is shown: what ``ntkfusion kernel`` takes by default.
+TOKENS, EXAMPLES, LENGTH = 512, 32, 64
 
 
 def _size(tree: Any) -> int:
@@ -73,6 +84,33 @@ def parameter_shares(model: Model) -> Mapping[str, int]:
     return {**shares, "norms, pooler, heads": model.num_parameters - sum(shares.values())}
 
 
+def memory_table(model: Model) -> Table:
+    """What typical kernels of this model take, from their compiled programs; nothing is computed."""
+    table = Table(title="Memory of SGD kernels", title_justify="left")
+    for name in ("kernel", "of", "at most", "result", "at a time"):
+        table.add_column(name, justify="left" if name in ("kernel", "of") else "right")
+    blocks = dict.fromkeys(layout(block) for block in model.mlp_blocks())
+    for number, block in enumerate(blocks):
+        name = "block" if len(blocks) == 1 else f"block (shape {number + 1})"
+        _add_estimate(table, name, f"{TOKENS} tokens, traced", lambda block=block: estimate_block_kernel(block, TOKENS))
+    f, readout, _ = network_function(model, min(2, model.config.hidden_size), 0)
+    length = min(LENGTH, model.config.max_position_embeddings)
+    ids = jax.ShapeDtypeStruct((EXAMPLES, length), jnp.int32)
+    examples = {"input_ids": ids, "attention_mask": ids}
+    of = f"{EXAMPLES} sentences of {length} tokens, {readout.split(' random')[0]}"
+    _add_estimate(table, "network", of, lambda: estimate_network_kernel(f, model.params, examples))
+    return table
+
+
+def _add_estimate(table: Table, name: str, of: str, make: Callable[[], Estimate]) -> None:
+    try:
+        found = make()
+    except InputError as error:
+        table.add_row(name, of, f"does not fit: {error}", "", "")
+        return
+    table.add_row(name, of, show_size(found.peak), show_size(found.result), str(found.chunk))
+
+
 def left_aside_lines(left_aside: Mapping[str, str]) -> list[str]:
     """One sentence per reason for which tensors of the checkpoint are not part of the model."""
     reasons: dict[str, list[str]] = {}
@@ -93,3 +131,4 @@ def print_inspection(model: Model, left_aside: Mapping[str, str], console: Conso
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(blocks_table(model))
     console.print(parameters_table(model))
+    console.print(memory_table(model))

@@ -65,16 +65,24 @@ def relative_error(new: Float[Array, "*shape"], reference: Float[Array, "*shape"
     return float(jnp.linalg.norm(((new - reference) / scale).ravel()) / jnp.linalg.norm((reference / scale).ravel()))
 
 
-def _centred(kernel: Float[Array, "N M"]) -> Float[Array, "N M"]:
+def as_matrix(kernel: Float[Array, "N M *outputs"]) -> Float[Array, "rows columns"]:
+    """A network kernel [N, M, C, D] as the matrix [N·C, M·D] between outputs of examples; a matrix as it is."""
+    if kernel.ndim == 2:
+        return kernel
+    n, m, c, d = kernel.shape
+    return kernel.transpose(0, 2, 1, 3).reshape(n * c, m * d)
+
+
+def _centred(kernel: Float[Array, "N M *outputs"]) -> Float[Array, "N M *outputs"]:
     rows, columns = jnp.mean(kernel, axis=0, keepdims=True), jnp.mean(kernel, axis=1, keepdims=True)
-    return kernel - rows - columns + jnp.mean(kernel, keepdims=True)
+    return kernel - rows - columns + jnp.mean(kernel, axis=(0, 1), keepdims=True)
 
 
-def centred_alignment(first: Float[Array, "N M"], second: Float[Array, "N M"]) -> float:
+def centred_alignment(first: Float[Array, "N M *outputs"], second: Float[Array, "N M *outputs"]) -> float:
     """⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖) with H = I − 11ᵀ/N: cosine of the centred kernels, blind to scale and offset.
 
     Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", equation 4. Returns 0 when
-    one of the centred kernels vanishes.
+    one of the centred kernels vanishes. Network kernels are centred over examples for every pair of outputs.
     """
     # scaled first: products of large kernels leave float32's range
     first, second = (_centred(kernel / jnp.max(jnp.abs(kernel))) for kernel in (first, second))
@@ -97,17 +105,22 @@ def effective_rank(singular_values: Float[Array, " k"]) -> float:
 
 
 def prediction_gap(
-    reference: Float[Array, "N N"], new: Float[Array, "N N"], targets: Float[Array, "N *c"], *, ridge: float = 1e-3
+    reference: Float[Array, "N N *outputs"],
+    new: Float[Array, "N N *outputs"],
+    targets: Float[Array, "N *c"],
+    *,
+    ridge: float = 1e-3,
 ) -> float:
     """How differently the two kernels predict: ‖p_new − p_reference‖ / ‖p_reference‖ of kernel ridge regressions.
 
     The examples with even numbers are learned, ``p = K[odd, even] (K[even, even] + ridge·k̄ I)⁻¹ targets[even]`` with k̄
-    the mean absolute diagonal of K[even, even], so that the scale of a kernel does not matter.
+    the mean absolute diagonal of K[even, even], so that the scale of a kernel does not matter. A network kernel learns
+    its C outputs together.
 
     Args:
-        reference: the original's square kernel, N ≥ 2.
+        reference: the original's kernel, [N, N] or [N, N, C, C], N ≥ 2.
         new: the new kernel on the same examples.
-        targets: what to learn, one row per example.
+        targets: what to learn, one row per example; for network kernels one number per output, [N, C].
         ridge: relative to the mean diagonal.
 
     Returns:
@@ -116,30 +129,33 @@ def prediction_gap(
     Raises:
         InputError: if the kernels are not square or too small, targets do not fit, or the ridge is not positive.
     """
-    count = reference.shape[0]
-    if reference.shape != (count, count) or new.shape != reference.shape or count < 2:
+    count, outputs = reference.shape[0], reference.shape[3:]
+    if reference.shape != (count, count, *2 * outputs) or new.shape != reference.shape or count < 2:
         raise InputError(
             f"predictions need two square kernels of 2 examples or more, got {reference.shape}, {new.shape}"
         )
-    if targets.shape[0] != count or targets.ndim > 2 or not bool(jnp.all(jnp.isfinite(targets))):
-        raise InputError(f"targets must be {count} finite rows, one per example, got shape {targets.shape}")
+    fits = targets.shape == (count, *outputs) if outputs else targets.shape[0] == count and targets.ndim <= 2
+    if not fits or not bool(jnp.all(jnp.isfinite(targets))):
+        expected = f"of {outputs[0]} numbers, " if outputs else ""
+        raise InputError(f"targets must be {count} finite rows {expected}one per example, got shape {targets.shape}")
     if not 0 < ridge < float("inf"):
         raise InputError(f"ridge must be positive and finite, got {ridge}")
-    learned = targets.reshape(count, -1)[::2].astype(reference.dtype)
+    learned = targets[::2].astype(reference.dtype)
+    learned = learned.reshape(-1, 1) if outputs else learned.reshape(learned.shape[0], -1)
 
-    def predict(kernel: Float[Array, "N N"]) -> Float[Array, "n c"]:
-        train = kernel[::2, ::2]
+    def predict(kernel: Float[Array, "N N *outputs"]) -> Float[Array, "n c"]:
+        train = as_matrix(kernel[::2, ::2])
         scale = jnp.mean(jnp.abs(jnp.diagonal(train)))
         scale = jnp.where(scale > 0, scale, 1)  # a kernel without a diagonal still predicts something finite
         eye = jnp.eye(train.shape[0], dtype=train.dtype)
-        return (kernel[1::2, ::2] / scale) @ jnp.linalg.solve(train / scale + ridge * eye, learned)
+        return (as_matrix(kernel[1::2, ::2]) / scale) @ jnp.linalg.solve(train / scale + ridge * eye, learned)
 
     return relative_error(predict(new), predict(reference))
 
 
 def kernel_distance(
-    reference: Float[Array, "N M"],
-    new: Float[Array, "N M"],
+    reference: Float[Array, "N M *outputs"],
+    new: Float[Array, "N M *outputs"],
     *,
     top_k: int = 10,
     targets: Float[Array, "N *c"] | None = None,
@@ -148,7 +164,8 @@ def kernel_distance(
     """Compare a traced or network kernel with the original's on the same examples.
 
     Args:
-        reference: the original's kernel.
+        reference: the original's kernel, [N, M], or a network kernel [N, M, C, C]. Norms, directions and ranks of a
+            network kernel are those of the matrix [N·C, M·C].
         new: the compressed model's kernel.
         top_k: leading directions to compare; at most min(N, M) are used.
         targets: what the two kernels learn to predict, for square kernels; see `prediction_gap`.
@@ -160,20 +177,23 @@ def kernel_distance(
     Raises:
         InputError: if the kernels have different shapes, are not matrices, or are not finite; as `prediction_gap`.
     """
-    if reference.shape != new.shape or reference.ndim != 2:
-        raise InputError(f"kernels must be two matrices of one shape, got {reference.shape} and {new.shape}")
+    if reference.shape != new.shape or reference.ndim not in (2, 4):
+        raise InputError(
+            f"kernels must be two of one shape [N, M] or [N, M, C, C], got {reference.shape} and {new.shape}"
+        )
     if not bool(jnp.all(jnp.isfinite(reference)) & jnp.all(jnp.isfinite(new))):
         raise InputError("kernels hold values that are not finite")
     with jax.default_matmul_precision("highest"):
-        left, sizes, _ = jnp.linalg.svd(reference, full_matrices=False)
-        new_left, new_sizes, _ = jnp.linalg.svd(new, full_matrices=False)
-        top_k = min(top_k, *reference.shape)
+        matrix, new_matrix = as_matrix(reference), as_matrix(new)
+        left, sizes, _ = jnp.linalg.svd(matrix, full_matrices=False)
+        new_left, new_sizes, _ = jnp.linalg.svd(new_matrix, full_matrices=False)
+        top_k = min(top_k, *matrix.shape)
         cosines = left[:, :top_k].T @ new_left[:, :top_k]
-        spectral = jnp.linalg.norm(new - reference, ord=2) / sizes[0]
+        spectral, largest = float(jnp.linalg.norm(new_matrix - matrix, ord=2)), float(sizes[0])
         gap = None if targets is None else prediction_gap(reference, new, targets, ridge=ridge)
     return KernelDistance(
         relative_frobenius=relative_error(new, reference),
-        relative_spectral=float(spectral),
+        relative_spectral=spectral / largest if largest else 0.0 if not spectral else float("inf"),
         alignment=centred_alignment(reference, new),
         top_overlap=float(jnp.sum(cosines**2) / top_k),
         top_k=top_k,

@@ -127,3 +127,41 @@ def test_prints_one_fact_per_line():
     lines = str(kernel_distance(kernel, 2 * kernel, targets=normal(2, 12))).splitlines()
     assert lines[0].startswith("KernelDistance(relative_frobenius=1,")
     assert lines[-1].strip().startswith("prediction_gap=")
+
+
+def network_grams(seeds, n=6, outputs=2):
+    """Random kernels [n, n, outputs, outputs] and their matrices in NumPy."""
+    matrices = [np.asarray(gram(seed, n * outputs), np.float64) for seed in seeds]
+    return [
+        jnp.asarray(m.reshape(n, outputs, n, outputs).transpose(0, 2, 1, 3), jnp.float32) for m in matrices
+    ], matrices
+
+
+def test_network_kernels_are_compared_as_matrices():
+    (first, second), (a, b) = network_grams((0, 1))
+    targets = normal(5, 6, 2)
+    distance = kernel_distance(first, second, top_k=3, targets=targets)
+    assert distance.relative_frobenius == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-5)
+    assert distance.relative_spectral == pytest.approx(np.linalg.norm(b - a, 2) / np.linalg.norm(a, 2), rel=1e-5)
+    h = np.kron(np.eye(6) - 1 / 6, np.eye(2))
+    ha, hb = h @ a @ h, h @ b @ h
+    assert distance.alignment == pytest.approx((ha * hb).sum() / np.linalg.norm(ha) / np.linalg.norm(hb), rel=1e-4)
+    u, v = np.linalg.eigh(a)[1][:, -3:], np.linalg.eigh(b)[1][:, -3:]
+    assert distance.top_overlap == pytest.approx((np.linalg.norm(u.T @ v) ** 2) / 3, rel=1e-4)
+    even, odd = [0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]  # outputs of examples 0, 2, 4 and 1, 3, 5
+
+    def predict(kernel):
+        train = kernel[np.ix_(even, even)]
+        ridge = 1e-3 * np.abs(np.diag(train)).mean() * np.eye(6)
+        return kernel[np.ix_(odd, even)] @ np.linalg.solve(train + ridge, np.asarray(targets[::2]).ravel())
+
+    expected = np.linalg.norm(predict(b) - predict(a)) / np.linalg.norm(predict(a))
+    assert distance.prediction_gap == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(InputError, match="6 finite rows of 2 numbers, one per example, got shape"):
+        prediction_gap(first, second, targets[:, :1])
+
+
+def test_zero_kernels_have_distances_too():
+    zero, kernel = jnp.zeros((3, 3)), gram(0, 3)
+    assert kernel_distance(zero, zero).relative_spectral == 0
+    assert kernel_distance(zero, kernel).relative_spectral == float("inf")

@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_example_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_python_examples_run(capsys):
+    code = "".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     exec(compile(code, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert "KernelDistance(relative_frobenius=" in out
     assert "(2, 9, 384)" in out
+    assert "at most (result 64 B), 2 at a time" in out
+    assert "{'MLP': (2, 2, 2, 2), 'rest': (2, 2, 2, 2)}" in out
 
 
 def test_every_link_leads_somewhere():

@@ -28,7 +28,7 @@ def gradient_kernel(
     x: tuple[Factors, ...], z: tuple[Factors, ...], num_rows: int, kind: Kind
 ) -> Float[Array, "n m C C"]:
     """Form a few tiles of the gradients of all examples, contract them, go on to the next."""
-    (n, outputs), m = _sizes(x), _sizes(z)[0]
+    (n, outputs), m = sizes_of(x), sizes_of(z)[0]
     count, rows, columns = _tile_shape(max(n, m) * outputs, num_rows, _num_columns(x[0]))
     same = all(left is right for left, right in zip(x, z, strict=True))
     sides = (x,) if same else (x, z)
@@ -66,7 +66,8 @@ def _even(length: int, most: int) -> int:
     return -(-length // -(-length // max(1, most)))
 
 
-def _sizes(uses: tuple[Factors, ...]) -> tuple[int, int]:
+def sizes_of(uses: tuple[Factors, ...]) -> tuple[int, int]:
+    """Numbers of examples and of outputs."""
     first = uses[0]
     shape = first.gradient.shape if isinstance(first, DirectFactors) else first.d.shape
     return shape[0], shape[1]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.gradient_tiles import gradient_kernel
+from ntkfusion.kernels.gradient_tiles import gradient_kernel, sizes_of
 from ntkfusion.kernels.leaf_factors import DenseFactors, DirectFactors, Factors, LookupFactors
 
 #: How many more operations the sum over positions may take: its products are larger and faster (measured on CPU).
@@ -52,7 +52,12 @@ def _leaf_kernel(
     x: tuple[Factors, ...], z: tuple[Factors, ...] | None, num_rows: int, kind: Kind
 ) -> Float[Array, "n m C C"]:
     symmetric = z is None and kind == "sgd" and x[0].num_examples >= SYMMETRIC_FROM
-    z = x if z is None else z
+    kept = [place for place, use in enumerate(x) if all(array.size for array in jax.tree.leaves(use))]
+    if not kept:  # of an empty parameter, or of no positions
+        (n, outputs), m = sizes_of(x), sizes_of(x if z is None else z)[0]
+        return jnp.zeros((n, m, outputs, outputs), jax.tree.leaves(x)[-1].dtype)
+    x, others = tuple(x[place] for place in kept), z
+    z = x if others is None else tuple(others[place] for place in kept)
     first, other = x[0], z[0]
     if isinstance(first, DirectFactors) and isinstance(other, DirectFactors):
         return _direct_kernel(first.gradient, other.gradient, kind)

@@ -79,6 +79,7 @@ def network_kernel(
             kernels[group] = _put(kernels[group], tile, rows, columns)
             if plan.mirrored and rows != columns:
                 kernels[group] = _put(kernels[group], tile.transpose(1, 0, 3, 2), columns, rows)
+        del left, right  # not to live while the factors of the next pair are computed
     found = {name: cropped(_flat(kernel), mesh, n, m) for name, kernel in kernels.items()}
     return found if groups is not None else found[plan.problem.group_names[0]]
 
@@ -132,14 +133,21 @@ def _plan(
     limit = device_limit(limit_in_bytes(memory_limit), mesh)
 
     def make() -> Plan:
-        problem = Problem.of(f, params, x, z, select, groups)
+        with jax.default_matmul_precision("highest"):  # f's own products too, which are fixed when it is traced
+            problem = Problem.of(f, params, x, z, select, groups)
         return make_plan(problem, kind, mesh, z_is_x=z is None, limit=limit)
 
     leaves, structure = jax.tree.flatten((params, x, z))
-    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    shapes = tuple(_kind_of_array(leaf) for leaf in leaves)
     grouped = None if groups is None else tuple((name, hashable(group)) for name, group in groups.items())
-    key = (f, structure, shapes, kind, hashable(select), grouped, memory_limit, mesh)
+    settings = tuple(getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device"))
+    key = (f, structure, shapes, kind, hashable(select), grouped, memory_limit, mesh, settings)
     return remembered(key, make, limit)
+
+
+def _kind_of_array(leaf: Any) -> tuple[Any, ...]:
+    """All of an array that a program depends on."""
+    return jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", isinstance(leaf, (int, float)))
 
 
 def _pairs_of_chunks(
@@ -174,19 +182,19 @@ def _factors(plan: Plan, leaves: list[Array], examples: Any, count: int, start: 
 
 
 def _zeros(plan: Plan) -> Laid:
-    """The kernel of one group, to be filled: as many rows for every device, and no fewer than a chunk."""
+    """The kernel of one group, to be filled: as many rows for every device."""
     devices, (n, m, outputs, _) = num_shares(plan.mesh), plan.problem.shape
-    rows, columns = (max(plan.chunk, -(-count // devices)) for count in (n, m))
+    rows, columns = (-(-count // devices) for count in (n, m))
     sharding = None if plan.mesh is None else NamedSharding(plan.mesh, by_rows(plan.mesh))
     return jnp.zeros((devices, rows, devices, columns, outputs, outputs), plan.problem.dtype, device=sharding)
 
 
 @partial(jax.jit, donate_argnums=0)
 def _put(kernel: Laid, tile: Float[Array, "n m C C"], row: int | Int[Array, ""], column: int | Int[Array, ""]) -> Laid:
-    """The kernel with a tile of it filled in (in place)."""
-    devices = kernel.shape[0]
+    """The kernel with a tile of it filled in (in place), without what a chunk has beyond a device's share."""
+    devices, rows, _, columns = kernel.shape[:4]
     laid = tile.reshape(devices, -1, devices, tile.shape[1] // devices, *tile.shape[2:])
-    return jax.lax.dynamic_update_slice(kernel, laid, (0, row, 0, column, 0, 0))
+    return jax.lax.dynamic_update_slice(kernel, laid[:, :rows, :, :columns], (0, row, 0, column, 0, 0))
 
 
 @jax.jit

@@ -93,7 +93,7 @@ def make_plan(problem: Problem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, 
         plans[chunk] = _compiled(problem, kind, mesh, chunk, result, limit, z_is_x=z_is_x)
         return plans[chunk].estimate.peak
 
-    advice = "raise memory_limit, shorten the examples or select fewer parameters"
+    advice = "raise memory_limit, shorten the examples, take fewer of them or select fewer parameters"
     chunk, _ = largest_that_fits(needs, _evened(most, _first_guess(problem, most, limit - result)), limit, advice)
     return plans[chunk]
 
@@ -172,19 +172,19 @@ def _leaf_programs(
         num_rows = problem.num_rows(leaf)
         key = (tuple(jax.tree.leaves(side)), jax.tree.structure(side), num_rows)
         if key not in programs:
-            programs[key] = _leaf_program(side, num_rows, kind, mesh, same=same)
+            programs[key] = _leaf_program(side, num_rows, kind, mesh, problem.dtype, same=same)
         found[leaf, same] = programs[key]
     return found
 
 
-def _leaf_program(side: Sequence[Any], num_rows: int, kind: Kind, mesh: Mesh | None, *, same: bool) -> Any:
+def _leaf_program(side: Sequence[Any], num_rows: int, kind: Kind, mesh: Mesh | None, dtype: Any, *, same: bool) -> Any:
     spec = EVERYWHERE if mesh is None else by_rows(mesh)
 
     def of_same(left: tuple[Factors, ...]) -> Float[Array, "n m C C"]:
-        return leaf_kernel(left, gathered(left, mesh), num_rows, kind)
+        return leaf_kernel(left, gathered(left, mesh), num_rows, kind).astype(dtype)
 
     def of_pair(left: tuple[Factors, ...], right: tuple[Factors, ...]) -> Float[Array, "n m C C"]:
-        return leaf_kernel(left, gathered(right, mesh), num_rows, kind)
+        return leaf_kernel(left, gathered(right, mesh), num_rows, kind).astype(dtype)
 
     function, sides = (of_same, (side,)) if same else (of_pair, (side, side))
     return jax.jit(on_each(function, mesh, (spec,) * len(sides), spec)).lower(*sides).compile()

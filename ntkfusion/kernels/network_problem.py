@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
@@ -58,7 +60,9 @@ class Problem:
             InputError: as `network_kernel`, memory apart.
         """
         leaves, treedef = jax.tree.flatten(jax.tree.map(_shape, params))
-        group_of = group_leaves(parameter_paths(params), select, groups)
+        paths = parameter_paths(params)
+        group_of = group_leaves(paths, select, groups)
+        _check_differentiable({paths[leaf]: leaves[leaf].dtype for leaf in group_of})
         example, n = _one_example(x)
         other, m = (example, n) if z is None else _one_example(z)
         structures = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
@@ -69,8 +73,9 @@ class Problem:
             return f(jax.tree.unflatten(treedef, values), one)
 
         out = jax.eval_shape(flat, leaves, example)
-        if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1 or not out.shape[0]:
-            raise InputError(f"f must return a vector [C] for one example, got {out}")
+        vector = isinstance(out, jax.ShapeDtypeStruct) and len(out.shape) == 1 and out.shape[0]
+        if not vector or not jnp.issubdtype(out.dtype, jnp.floating):
+            raise InputError(f"f must return a vector [C] of floating point numbers for one example, got {out}")
         taps = find_taps(flat, leaves, example, frozenset(group_of))
         names = tuple(groups) if groups is not None else (ALL,)
         outputs = out.shape[0]
@@ -98,7 +103,7 @@ class Problem:
         for leaf in self.group_of:
             if leaf in gradients:
                 gradient = gradients[leaf]
-                found[leaf] = (DirectFactors(gradient.reshape(gradient.shape[0], -1)),)
+                found[leaf] = (DirectFactors(gradient.reshape(gradient.shape[0], math.prod(gradient.shape[1:]))),)
                 continue
             found[leaf] = tuple(
                 self._use(leaf, use, inputs[path], cotangents[path]) for path, use in self.taps.of(leaf)
@@ -116,9 +121,24 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
+def _check_differentiable(dtypes: Mapping[str, Any]) -> None:
+    """Refuse selected parameters that have no gradient."""
+    if wrong := {path: dtype for path, dtype in dtypes.items() if not jnp.issubdtype(dtype, jnp.floating)}:
+        path, dtype = next(iter(wrong.items()))
+        raise InputError(
+            f"parameter {path!r} is of type {dtype} and has no gradient: leave it out by `select`, or keep it inside f"
+        )
+
+
 def _one_example(examples: Any) -> tuple[Any, int]:
     """The shapes of one example, and the number of examples."""
-    counts = {leaf.shape[0] if leaf.ndim else -1 for leaf in jax.tree.leaves(examples)}
-    if len(counts) != 1 or min(counts) < 1:
-        raise InputError(f"examples must share a first axis of length at least 1; found lengths {sorted(counts)}")
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), examples), counts.pop()
+    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(examples)}
+    counts = {shape[0] if shape else 0 for shape in shapes}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(
+            "examples must share a first axis of length at least 1; found shapes "
+            f"{', '.join(map(str, sorted(shapes))) or 'none'}"
+        )
+    # of the types that JAX makes of them
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.result_type(leaf)), examples)
+    return one, counts.pop()

@@ -93,9 +93,10 @@ def as_matrices(
     """Input and cotangent of one example as matrices over positions T; the gradient per output is inputᵀ cotangent."""
     rest = tuple(axis for axis in range(given.ndim) if axis not in use.contracted)
     width = math.prod(given.shape[axis] for axis in use.contracted)
-    matrix = jnp.transpose(given, (*rest, *use.contracted)).reshape(-1, width)
+    matrix = jnp.transpose(given, (*rest, *use.contracted)).reshape(math.prod(given.shape[d] for d in rest), width)
     moved = jnp.transpose(cotangent, (0, *(1 + d for d in use.positions), *(1 + d for d in use.features)))
-    return matrix, moved.reshape(cotangent.shape[0], matrix.shape[0], -1)
+    out = math.prod(cotangent.shape[1 + d] for d in use.features)
+    return matrix, moved.reshape(cotangent.shape[0], matrix.shape[0], out)
 
 
 def as_rows(
@@ -107,4 +108,5 @@ def as_rows(
         rows = jnp.clip(rows, 0, num_rows - 1)
     else:
         rows = jnp.where((rows >= 0) & (rows < num_rows), rows, -1)
-    return rows, cotangent.reshape(cotangent.shape[0], rows.shape[0], -1)
+    width = math.prod(cotangent.shape[1 + indices.ndim - 1 :])
+    return rows, cotangent.reshape(cotangent.shape[0], rows.shape[0], width)

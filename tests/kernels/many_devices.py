@@ -71,6 +71,7 @@ def main() -> None:
             ("remainder", (ids,), {"groups": groups}),
             ("divided, z, chunks", (ids[:16], ids[5:12]), {"memory_limit": small}),
             ("chunks", (ids,), {"memory_limit": small}),
+            ("more rows than columns", (ids[:16], ids[5:12]), {}),
         ):
             expected = network_kernel(network, params, *inputs, kind=kind, groups=options.get("groups"))
             found = network_kernel(network, params, *inputs, kind=kind, mesh=mesh, **options)

@@ -18,7 +18,7 @@ from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.devices import cropped, fetch, padded_rows, row_mesh
 
 SCRIPT = Path(__file__).with_name("many_devices.py")
-CASES = 14
+CASES = 16
 
 
 def start(devices: int, *arguments: int) -> subprocess.Popen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import operator
@@ -182,7 +183,7 @@ def _check_reference(problem: Problem, limit: int) -> None:
     needed = problem.reference_bytes(problem.count)
     if needed <= limit:
         return
-    fits = next((n for n in range(problem.count, 0, -1) if problem.reference_bytes(n) <= limit), 0)
+    fits = bisect.bisect_right(range(problem.count), limit, lo=1, key=problem.reference_bytes) - 1
     remedy = f"ask for --{problem.option} {fits} or fewer" if fits else "not even one fits"
     raise InputError(
         f"--reference: neural-tangents needs about {show_size(needed)} for {problem.count} {problem.option}, there is "

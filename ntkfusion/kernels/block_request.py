@@ -92,8 +92,8 @@ class BlockRequest:
         per_pair = self.x.dtype.itemsize * {"trace": 1, "diagonal": o, "full": o * o}[self.outputs]
         per_pair *= len(self.block.parameters()) if self.by_parameter else 1
         result = -(-rows // num_shares(self.mesh)) * columns * per_pair
-        fewer = f"{math.isqrt(limit * num_shares(self.mesh) // per_pair)} rows or fewer"
-        check_result(result, limit, fewer + ("" if self.outputs == "trace" else ", or the traced kernel"))
+        fits = math.isqrt(limit * num_shares(self.mesh) // per_pair)
+        check_result(result, limit, fits, "rows", "" if self.outputs == "trace" else ", or the traced kernel")
         first = min(tile or default_tile(self.block, self.outputs), max(rows, columns))
         if not exactly and memory_limit is None and RESULTS * result + WORKSPACE <= limit:
             return Estimate(RESULTS * result + WORKSPACE, result, first, limit)

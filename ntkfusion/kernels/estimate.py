@@ -37,16 +37,23 @@ def program_bytes(program: Any) -> int:
     return 0 if analysis is None else int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
 
 
-def check_result(result: int, limit: int, largest: str) -> None:
+def check_result(result: int, limit: int, most: int, unit: str, instead: str = "") -> None:
     """Refuse a result that alone exceeds the limit.
+
+    Args:
+        result: bytes.
+        limit: bytes.
+        most: how many rows and columns fit, if nothing else is kept.
+        unit: what they are.
+        instead: what else to ask for.
 
     Raises:
         InputError: saying what would fit.
     """
     if result > limit:
+        fewer = f"ask for {most} {unit} or fewer{instead}, or" if most else f"not even one of the {unit} fits:"
         raise InputError(
-            f"the kernel alone takes {show_size(result)}, the limit is {show_size(limit)}: ask for {largest}, or raise "
-            "memory_limit"
+            f"the kernel alone takes {show_size(result)}, the limit is {show_size(limit)}: {fewer} raise memory_limit"
         )
 
 

@@ -29,7 +29,7 @@ def parse_size(text: str | int) -> int:
     found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", str(text).lower())
     try:
         size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    except (ValueError, KeyError):
+    except (KeyError, OverflowError, ValueError):
         size = 0
     if size <= 0:
         raise InputError(f"a memory limit is a positive size such as 8GiB or 500MB; got {text!r}")

@@ -7,6 +7,7 @@ refused at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def make_plan(problem: Problem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, 
     devices = num_shares(mesh)
     result = problem.result_bytes // devices
     per_pair = problem.result_bytes // (problem.shape[0] * problem.shape[1])
-    check_result(result, limit, f"{int((limit * devices / per_pair) ** 0.5)} examples or fewer, or fewer groups")
+    check_result(result, limit, math.isqrt(limit * devices // per_pair), "examples", ", or fewer groups")
     most = -(-max(problem.shape[:2]) // devices)
     plans: dict[int, Plan] = {}
 

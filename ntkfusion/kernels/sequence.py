@@ -128,10 +128,13 @@ def _plan(
         _check(block, "z", z, "z_cotangents", z_cotangents)
     limit, most = limit_in_bytes(memory_limit), max(x.shape[0], (x if z is None else z).shape[0])
     per_pair = cotangents.shape[2] * (cotangents if z is None else z_cotangents).shape[2] * x.dtype.itemsize
-    result = 2 * len(block.parameters()) * x.shape[0] * (x if z is None else z).shape[0] * per_pair
-    check_result(result, limit, f"{math.isqrt(limit * x.shape[0] ** 2 // result)} sequences or fewer")
-    if not exactly and memory_limit is None and result + _factor_bytes(block, cotangents, most) + WORKSPACE <= limit:
-        return Estimate(limit, result, most, limit)
+    others = (x if z is None else z).shape[0]
+    returned = x.shape[0] * others * per_pair
+    result = 2 * len(block.parameters()) * returned  # all parts are kept, and joined
+    check_result(result, limit, math.isqrt(limit * x.shape[0] * others // result), "sequences")
+    factors = max(_factor_bytes(block, side, most) for side in (cotangents, z_cotangents) if side is not None)
+    if not exactly and memory_limit is None and result + factors + WORKSPACE <= limit:
+        return Estimate(limit, returned, most, limit)
     sides = [None if side is None else (side.shape[1:], side.dtype) for side in (x, cotangents, z, z_cotangents)]
     advice = "raise memory_limit or shorten the sequences"
 
@@ -140,7 +143,7 @@ def _plan(
         return result + _program_bytes(layout(block), tuple(sides), kind, chunk, alone)
 
     chunk, peak = largest_that_fits(needs, most, limit, advice)
-    return Estimate(peak, result, chunk, limit)
+    return Estimate(peak, returned, chunk, limit)
 
 
 #: Beside result and factors, what the program takes at most: a few arrays of `CHUNK` numbers in float64.

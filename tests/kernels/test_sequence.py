@@ -141,8 +141,11 @@ def test_a_memory_limit_changes_nothing_but_the_chunks(x64, kind):
         tight = estimate_sequence_kernel(block, x, gamma, *others, kind=kind, memory_limit=limit)
         assert tight.chunk < 7 == free.chunk
         assert tight.peak <= limit < free.peak
+        assert free.result == sequence_kernel(block, x, gamma, *others, kind=kind).nbytes
         expected = sequence_kernel(block, x, gamma, *others, kind=kind, by_parameter=True)
         found = sequence_kernel(block, x, gamma, *others, kind=kind, by_parameter=True, memory_limit=limit)
         assert all(relative(found[name], expected[name]) <= 1e-13 for name in expected)
+    with pytest.raises(InputError, match="not even one of the sequences fits: raise memory_limit"):
+        sequence_kernel(block, x, gamma, memory_limit=10)
     with pytest.raises(InputError, match="ask for 1 sequences or fewer, or raise memory_limit"):
         sequence_kernel(block, x, gamma, memory_limit=300)

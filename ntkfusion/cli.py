@@ -54,15 +54,23 @@ class Interrupts:
     def __init__(self) -> None:
         self.seen = False
         self._before: Any = None
+        self._unraisable = sys.unraisablehook
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._note)
+            sys.unraisablehook = self._quiet
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+            sys.unraisablehook = self._unraisable
+
+    def _quiet(self, dropped: Any) -> None:
+        """Say nothing of a KeyboardInterrupt that Python drops: it is remembered, and raised at the next step."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            self._unraisable(dropped)
 
     def _note(self, *_: object) -> None:
         self.seen = True

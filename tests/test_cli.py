@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from ntkfusion.checkpoints.sources import find_folder
-from ntkfusion.cli import main
+from ntkfusion.cli import Interrupts, main
 
 FAST = ["--width", "0.25", "--tokens", "16", "--restarts", "1", "--layers", "0", "5"]
 
@@ -37,7 +38,7 @@ def run(capsys, *arguments):
 )
 def test_help_and_version_import_nothing_heavy(arguments):
     script = (
-        "import sys\nfrom ntkfusion.cli import main\n"
+        "import sys\nfrom ntkfusion.cli import Interrupts, main\n"
         f"try:\n    main({arguments})\nexcept SystemExit as error:\n    assert not error.code\n"
         "heavy = {'jax', 'jaxlib', 'flax', 'transformers', 'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))"
@@ -63,7 +64,7 @@ def test_inspect_adds_up(capsys):
     assert "left aside: embeddings.position_ids" in out
     # 512 × 512 numbers, and 32 × 32 × 2 × 2
     assert re.search(r"block .* 512 tokens, traced .* [0-9.]+ MiB .* 1.0 MiB", out)
-    assert re.search(r"network .* 32 sentences of 64 tokens, 2 .* [0-9.]+ [MG]iB .* 16.0 KiB .* 32", out)
+    assert re.search(r"network .* 32 sentences of 64 tokens, C=2 .* [0-9.]+ [MG]iB .* 16.0 KiB .* 32", out)
     assert not err
 
 
@@ -208,6 +209,21 @@ def test_nonsense_gets_one_sentence(tmp_path, monkeypatch, capsys, arguments, me
     assert err.startswith("ntkfusion: ")
     assert err.count("\n") == 1
     assert not Path("results").exists()
+
+
+def test_interrupts_that_python_drops_are_remembered_in_silence(capsys, monkeypatch):
+    """As when Ctrl-C lands in a callback of the garbage collector; other dropped exceptions are shown as ever."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        for error in (KeyboardInterrupt(), ValueError()):
+            sys.unraisablehook(SimpleNamespace(exc_type=type(error)))
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert [dropped.exc_type for dropped in shown] == [ValueError]
+    assert sys.unraisablehook == shown.append
 
 
 def test_interrupting_leaves_nothing_behind(tmp_path):

@@ -46,7 +46,10 @@ def network_kernel(
     """The exact empirical NTK of ``f(params, one_example) -> [C]``.
 
     SGD: ``K(x, z)[c, d] = ⟨∇f_c(x), ∇f_d(z)⟩``. Sign: ``⟨∇f_c(x), sgn ∇f_d(z)⟩`` with z the training example. Sums over
-    all selected parameters; not divided by anything. Programs are compiled once for an f and its shapes.
+    all selected parameters; not divided by anything.
+
+    As for `jax.jit`, programs are compiled once for an f and its shapes, so f must be pure: what it closes over is
+    fixed at the first call. It runs on concrete arrays only, not inside `jax.jit`.
 
     Args:
         f: the function, of the parameters and one example without batch axis.

@@ -86,7 +86,7 @@ def make_plan(problem: Problem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, 
     devices = num_shares(mesh)
     result = problem.result_bytes // devices
     per_pair = problem.result_bytes // (problem.shape[0] * problem.shape[1])
-    check_result(result, limit, math.isqrt(limit * devices // per_pair), "examples", ", or fewer groups")
+    check_result(result, limit, math.isqrt(limit * devices // (2 * per_pair)), "examples", ", or fewer groups")
     most = -(-max(problem.shape[:2]) // devices)
     plans: dict[int, Plan] = {}
 

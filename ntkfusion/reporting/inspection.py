@@ -93,11 +93,11 @@ def memory_table(model: Model) -> Table:
     for number, block in enumerate(blocks):
         name = "block" if len(blocks) == 1 else f"block (shape {number + 1})"
         _add_estimate(table, name, f"{TOKENS} tokens, traced", lambda block=block: estimate_block_kernel(block, TOKENS))
-    f, readout, _ = network_function(model, min(2, model.config.hidden_size), 0)
+    f, _, _ = network_function(model, min(2, model.config.hidden_size), 0)
     length = min(LENGTH, model.config.max_position_embeddings)
     ids = jax.ShapeDtypeStruct((EXAMPLES, length), jnp.int32)
     examples = {"input_ids": ids, "attention_mask": ids}
-    of = f"{EXAMPLES} sentences of {length} tokens, {readout.split(' random')[0]}"
+    of = f"{EXAMPLES} sentences of {length} tokens, C={model.config.num_labels or 2}"
     _add_estimate(table, "network", of, lambda: estimate_network_kernel(f, model.params, examples))
     return table
 

@@ -258,7 +258,7 @@ def linear(params, x):
         ({"f": lambda params, x: (x @ params["w"]).sum()}, "f must return a vector"),
         ({"z": jnp.ones((2, 4))}, "examples of z differ from those of x"),
         ({"x": {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}}, "must share a first axis"),
-        ({"memory_limit": "100B"}, "takes 256 B, the limit is 100 B: ask for 2 examples or fewer"),
+        ({"memory_limit": "100B"}, "takes 256 B, the limit is 100 B: ask for 1 examples or fewer"),
         ({"memory_limit": "300B"}, "at least, the limit is 300 B: raise memory_limit, shorten"),
         ({"memory_limit": "much"}, "positive size such as 8GiB or 500MB; got 'much'"),
     ],

@@ -63,6 +63,7 @@ def sequence_kernel(
             even two sequences fit into the memory limit.
 
     >>> import jax.numpy as jnp
+    >>> from ntkfusion.models.mlp import MLPBlock
     >>> block = MLPBlock(jnp.eye(2), None, jnp.ones((2, 1)), None, activation="relu")
     >>> tokens, readout = jnp.array([[[1.0, 2.0], [3.0, 0.0]]]), jnp.ones((1, 2, 1, 1))
     >>> sequence_kernel(block, tokens, readout)   # |(4, 2)|² + |(4, 2)|² + |(1, 2)|², the last from neuron 2

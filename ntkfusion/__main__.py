@@ -1,6 +1,6 @@
 """``python -m ntkfusion``."""
 
-from ntkfusion.cli import main
+from ntkfusion.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

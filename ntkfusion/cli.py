@@ -23,6 +23,9 @@ Command = (
     | Annotated[Kernel, tyro.conf.subcommand("kernel")]
 )
 
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
+
 DESCRIPTION = """Exact neural tangent kernels of compressed language models: did the compression keep the training
 dynamics, and can you prove it? `ntkfusion --version` prints the version."""
 
@@ -45,7 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("ntkfusion: interrupted, nothing is left half-written", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+
+
+def command() -> None:
+    """`main` as a process of its own; an interrupted one ends at once.
+
+    Threads of XLA may still compute then, and would crash in the ruins of the interpreter if it were taken down first.
+    """
+    try:
+        main()
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 class Interrupts:

@@ -55,9 +55,9 @@ def device_limit(limit: int, mesh: Mesh | None) -> int:
     return agreed << 20 if agreed else limit
 
 
-def by_rows(mesh: Mesh) -> PartitionSpec:
-    """The first axis is shared among all devices."""
-    return PartitionSpec(mesh.axis_names)
+def by_rows(mesh: Mesh | None) -> PartitionSpec:
+    """The first axis is shared among all devices; without a mesh there is nothing to share."""
+    return EVERYWHERE if mesh is None else PartitionSpec(mesh.axis_names)
 
 
 def on_each(function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:

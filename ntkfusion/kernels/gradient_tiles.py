@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.leaf_factors import DenseFactors, DirectFactors, Factors, LookupFactors
+from ntkfusion.kernels.tiles import even_part
 
 #: Numbers of gradients that are formed at a time, over all examples and outputs.
 GRADIENT_CHUNK = 12 * 2**20
@@ -57,13 +58,8 @@ def _tile_shape(gradients: int, num_rows: int, num_columns: int) -> tuple[int, i
     small = gradients * num_rows * num_columns < GRADIENT_CHUNK // 4
     count = 1 if small else max(1, min(SIDE_BY_SIDE, MANY_GRADIENTS // gradients, num_rows))
     area = max(GRADIENT_CHUNK // (gradients * count), SMALLEST_TILE)
-    columns = _even(num_columns, math.isqrt(12 * area))
-    return count, _even(-(-num_rows // count), area // columns), columns
-
-
-def _even(length: int, most: int) -> int:
-    """The smallest part that needs no more parts than `most` does."""
-    return -(-length // -(-length // max(1, most)))
+    columns = even_part(num_columns, math.isqrt(12 * area))
+    return count, even_part(-(-num_rows // count), area // columns), columns
 
 
 def sizes_of(uses: tuple[Factors, ...]) -> tuple[int, int]:

@@ -180,8 +180,7 @@ def _factors(plan: Plan, leaves: list[Array], examples: Any, count: int, start: 
     first = np.arange(devices)[:, None] * -(-count // devices)
     which = np.minimum(first + start + np.arange(plan.chunk)[None, :], count - 1).reshape(-1)
     some = jax.tree.map(lambda leaf: leaf[which], examples)
-    spec = EVERYWHERE if plan.mesh is None else by_rows(plan.mesh)
-    return plan.factor_program(leaves, placed(jax.tree.map(jnp.asarray, some), plan.mesh, spec))
+    return plan.factor_program(leaves, placed(jax.tree.map(jnp.asarray, some), plan.mesh, by_rows(plan.mesh)))
 
 
 def _zeros(plan: Plan) -> Laid:

@@ -28,6 +28,7 @@ from ntkfusion.kernels.estimate import Estimate, check_result, largest_that_fits
 from ntkfusion.kernels.leaf_factors import Factors
 from ntkfusion.kernels.leaf_kernels import leaf_kernel
 from ntkfusion.kernels.network_problem import Problem
+from ntkfusion.kernels.tiles import even_part
 
 #: The factors of every parameter, for some examples.
 AllFactors = dict[int, tuple[Factors, ...]]
@@ -85,8 +86,9 @@ def make_plan(problem: Problem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, 
     """
     devices = num_shares(mesh)
     result = problem.result_bytes // devices
-    per_pair = problem.result_bytes // (problem.shape[0] * problem.shape[1])
-    check_result(result, limit, math.isqrt(limit * devices // (2 * per_pair)), "examples", ", or fewer groups")
+    check_result(
+        result, limit, math.isqrt(limit * devices // (2 * problem.pair_bytes)), "examples", ", or fewer groups"
+    )
     most = -(-max(problem.shape[:2]) // devices)
     plans: dict[int, Plan] = {}
 
@@ -95,7 +97,7 @@ def make_plan(problem: Problem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, 
         return plans[chunk].estimate.peak
 
     advice = "raise memory_limit, shorten the examples, take fewer of them or select fewer parameters"
-    chunk, _ = largest_that_fits(needs, _evened(most, _first_guess(problem, most, limit - result)), limit, advice)
+    chunk, _ = largest_that_fits(needs, even_part(most, _first_guess(problem, most, limit - result)), limit, advice)
     return plans[chunk]
 
 
@@ -118,14 +120,8 @@ def remembered(key: tuple[Any, ...], make: Callable[[], Plan], limit: int) -> Pl
 
 def _first_guess(problem: Problem, most: int, room: int) -> int:
     """Examples whose factors take less than half of the room."""
-    one = jax.eval_shape(problem.factors_of, problem.leaf_shapes, problem.example)
-    per_example = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+    per_example = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(problem.factor_shapes))
     return max(1, min(most, room // max(1, 2 * per_example)))
-
-
-def _evened(most: int, chunk: int) -> int:
-    """The smallest chunk that needs no more chunks than this one."""
-    return -(-most // -(-most // chunk))
 
 
 def _compiled(
@@ -141,8 +137,7 @@ def _compiled(
     sides = 1 if alone else 2
     while_factors = (sides - 1) * factors + program_bytes(factor_program)
     while_leaves = sides * factors + max(program_bytes(program) for program in programs.values())
-    per_pair = problem.result_bytes // (problem.shape[0] * problem.shape[1])
-    tiles = 2 * chunk**2 * num_shares(mesh) * per_pair
+    tiles = 2 * chunk**2 * num_shares(mesh) * problem.pair_bytes
     peak = 2 * result + tiles + max(while_factors, while_leaves)
     mirrored = z_is_x and kind == "sgd"
     return Plan(problem, mesh, mirrored, chunk, Estimate(peak, result, chunk, limit), factor_program, programs)
@@ -154,7 +149,7 @@ def _factor_program(problem: Problem, mesh: Mesh | None, chunk: int) -> Any:
     def batched(leaves: list[Array], examples: Any) -> AllFactors:
         return jax.vmap(problem.factors_of, (None, 0))(leaves, examples)
 
-    spec, rows = EVERYWHERE if mesh is None else by_rows(mesh), chunk * num_shares(mesh)
+    spec, rows = by_rows(mesh), chunk * num_shares(mesh)
     leaves = [shape_of(leaf, mesh, EVERYWHERE) for leaf in problem.leaf_shapes]
     examples = jax.tree.map(lambda leaf: shape_of(leaf, mesh, spec, rows), problem.example)
     return jax.jit(on_each(batched, mesh, (EVERYWHERE, spec), spec)).lower(leaves, examples).compile()
@@ -164,12 +159,11 @@ def _leaf_programs(
     problem: Problem, kind: Kind, mesh: Mesh | None, chunk: int, *, same: bool
 ) -> dict[tuple[int, bool], Any]:
     """The compiled kernels of all parameters; those of one shape share a program."""
-    spec, rows = EVERYWHERE if mesh is None else by_rows(mesh), chunk * num_shares(mesh)
-    one = jax.eval_shape(problem.factors_of, problem.leaf_shapes, problem.example)
+    spec, rows = by_rows(mesh), chunk * num_shares(mesh)
     programs: dict[Any, Any] = {}
     found = {}
     for leaf in problem.group_of:
-        side = jax.tree.map(lambda array: shape_of(array, mesh, spec, rows), one[leaf])
+        side = jax.tree.map(lambda array: shape_of(array, mesh, spec, rows), problem.factor_shapes[leaf])
         num_rows = problem.num_rows(leaf)
         key = (tuple(jax.tree.leaves(side)), jax.tree.structure(side), num_rows)
         if key not in programs:
@@ -179,7 +173,7 @@ def _leaf_programs(
 
 
 def _leaf_program(side: Sequence[Any], num_rows: int, kind: Kind, mesh: Mesh | None, dtype: Any, *, same: bool) -> Any:
-    spec = EVERYWHERE if mesh is None else by_rows(mesh)
+    spec = by_rows(mesh)
 
     def of_same(left: tuple[Factors, ...]) -> Float[Array, "n m C C"]:
         return leaf_kernel(left, gathered(left, mesh), num_rows, kind).astype(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -84,7 +85,17 @@ class Problem:
     @property
     def result_bytes(self) -> int:
         """Bytes of the kernels of all groups."""
-        return math.prod(self.shape) * self.dtype.itemsize * len(self.group_names)
+        return self.shape[0] * self.shape[1] * self.pair_bytes
+
+    @property
+    def pair_bytes(self) -> int:
+        """Bytes of one pair of examples in the kernels of all groups."""
+        return self.shape[2] * self.shape[3] * self.dtype.itemsize * len(self.group_names)
+
+    @cached_property
+    def factor_shapes(self) -> dict[int, tuple[Factors, ...]]:
+        """What `factors_of` gives, with shapes for arrays: kept, since tracing a network takes seconds."""
+        return jax.eval_shape(self.factors_of, self.leaf_shapes, self.example)
 
     def num_rows(self, leaf: int) -> int:
         """Rows of a parameter as its rule sees it."""

@@ -127,10 +127,9 @@ def _plan(
     _check(block, "x", x, "cotangents", cotangents)
     if z is not None:
         _check(block, "z", z, "z_cotangents", z_cotangents)
-    limit, most = limit_in_bytes(memory_limit), max(x.shape[0], (x if z is None else z).shape[0])
-    per_pair = cotangents.shape[2] * (cotangents if z is None else z_cotangents).shape[2] * x.dtype.itemsize
-    others = (x if z is None else z).shape[0]
-    returned = x.shape[0] * others * per_pair
+    others, _, outputs, _ = (cotangents if z is None else z_cotangents).shape
+    limit, most = limit_in_bytes(memory_limit), max(x.shape[0], others)
+    returned = x.shape[0] * others * cotangents.shape[2] * outputs * x.dtype.itemsize
     result = 2 * len(block.parameters()) * returned  # all parts are kept, and joined
     check_result(result, limit, math.isqrt(limit * x.shape[0] * others // result), "sequences")
     factors = max(_factor_bytes(block, side, most) for side in (cotangents, z_cotangents) if side is not None)

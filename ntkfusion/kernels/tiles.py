@@ -15,6 +15,15 @@ TILE = 1024
 Parts = dict[str, Array]
 
 
+def even_part(length: int, most: int) -> int:
+    """The smallest part of a length that needs no more parts than `most` does.
+
+    >>> even_part(9, 8)
+    5
+    """
+    return -(-length // -(-length // max(1, most)))
+
+
 def map_rows(function: Callable[[Float[Array, "t d"]], Any], x: Float[Array, "N d"], tile: int) -> Any:
     """Apply `function` to `tile` rows of `x` at a time and concatenate its results (pytrees, rows first)."""
     count = x.shape[0]

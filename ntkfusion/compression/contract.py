@@ -56,10 +56,27 @@ class Workspace:
     time to each of them, so that reported seconds stay what the method would take alone.
     """
 
-    def __init__(self, seed: int = 0, inputs: Sequence[Float[Array, "N d"]] | None = None) -> None:
-        """`seed` drives all randomness; `inputs` are calibration inputs per block, in the order of the blocks."""
+    def __init__(
+        self,
+        seed: int = 0,
+        inputs: Sequence[Float[Array, "N d"]] | None = None,
+        *,
+        squared_gradients: Sequence[Mapping[str, Array]] | None = None,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """What a run has.
+
+        Args:
+            seed: drives all randomness.
+            inputs: calibration inputs per block, in the order of the blocks.
+            squared_gradients: per block, the mean over examples of a task's squared gradients, under the names of the
+                block's parameters (the diagonal of its empirical Fisher information).
+            progress: told by long work what it is doing and which fraction of it is done.
+        """
         self.seed = seed
         self._inputs = inputs
+        self._squared_gradients = squared_gradients
+        self._progress = progress
         self._results: dict[Hashable, tuple[Any, float]] = {}
         self._charged = 0.0
 
@@ -77,6 +94,15 @@ class Workspace:
         if self._inputs is None:
             raise InputError("this method needs calibration inputs; pass calibration texts")
         return self._inputs[index]
+
+    def squared_gradients(self, index: int) -> Mapping[str, Array] | None:
+        """Mean squared gradients of a task at block `index`, by parameter; None if the run has none."""
+        return None if self._squared_gradients is None else self._squared_gradients[index]
+
+    def progress(self, what: str, fraction: float) -> None:
+        """Say how far long work has come, to whoever listens."""
+        if self._progress is not None:
+            self._progress(what, fraction)
 
     def reuse(self, name: Hashable, compute: Callable[[], T]) -> T:
         """The result of `compute`, from an earlier call of the same name if there was one."""

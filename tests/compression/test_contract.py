@@ -21,12 +21,13 @@ from ntkfusion.models.mlp import MLPBlock
 
 #: Methods whose block at width 1 computes the same function. v0 counts as one: all its clusters have size 1.
 EXACT_AT_FULL_WIDTH = [name for name in METHODS if not name.startswith(("svd", "sketch"))] + ["sketch-top-k"]
-D, M = 6, 24
+D, M, TOKENS = 6, 24, 80
 
 
 def compress(name, width=0.5, seed=0, blocks=None, **block_options):
     blocks = [dense_block(D, M, D, seed=index, **block_options) for index in range(2)] if blocks is None else blocks
-    return blocks, build_method(name, width).compress(blocks, Workspace(seed))
+    inputs = [normal(1000 + index, TOKENS, D) for index in range(len(blocks))]
+    return blocks, build_method(name, width).compress(blocks, Workspace(seed, inputs))
 
 
 @pytest.mark.parametrize("biases", [True, False], ids=["biases", "no biases"])

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import jax
-from jaxtyping import Array, Float
 
+from ntkfusion.compression.experts import compress_experts
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import Block, MLPBlock
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,78 +45,6 @@ class Compressed:
 
     blocks: tuple[Block, ...]
     reports: tuple[BlockReport, ...]
-
-
-class Workspace:
-    """What the methods of one run share: randomness, calibration inputs, and intermediate results.
-
-    Several methods need the same expensive thing, say the same clustering. `reuse` computes it once and charges its
-    time to each of them, so that reported seconds stay what the method would take alone.
-    """
-
-    def __init__(
-        self,
-        seed: int = 0,
-        inputs: Sequence[Float[Array, "N d"]] | None = None,
-        *,
-        squared_gradients: Sequence[Mapping[str, Array]] | None = None,
-        progress: Callable[[str, float], None] | None = None,
-    ) -> None:
-        """What a run has.
-
-        Args:
-            seed: drives all randomness.
-            inputs: calibration inputs per block, in the order of the blocks.
-            squared_gradients: per block, the mean over examples of a task's squared gradients, under the names of the
-                block's parameters (the diagonal of its empirical Fisher information).
-            progress: told by long work what it is doing and which fraction of it is done.
-        """
-        self.seed = seed
-        self._inputs = inputs
-        self._squared_gradients = squared_gradients
-        self._progress = progress
-        self._results: dict[Hashable, tuple[Any, float]] = {}
-        self._charged = 0.0
-
-    def key(self, purpose: str, index: int) -> Array:
-        """A random key that depends on the seed, a purpose and the index of a block only."""
-        key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(purpose.encode()))
-        return jax.random.fold_in(key, index)
-
-    def inputs(self, index: int) -> Float[Array, "N d"]:
-        """Calibration inputs of block `index`.
-
-        Raises:
-            InputError: if the run has none.
-        """
-        if self._inputs is None:
-            raise InputError("this method needs calibration inputs; pass calibration texts")
-        return self._inputs[index]
-
-    def squared_gradients(self, index: int) -> Mapping[str, Array] | None:
-        """Mean squared gradients of a task at block `index`, by parameter; None if the run has none."""
-        return None if self._squared_gradients is None else self._squared_gradients[index]
-
-    def progress(self, what: str, fraction: float) -> None:
-        """Say how far long work has come, to whoever listens."""
-        if self._progress is not None:
-            self._progress(what, fraction)
-
-    def reuse(self, name: Hashable, compute: Callable[[], T]) -> T:
-        """The result of `compute`, from an earlier call of the same name if there was one."""
-        if name in self._results:
-            result, seconds = self._results[name]
-            self._charged += seconds
-            return result
-        start = time.perf_counter()
-        result = jax.block_until_ready(compute())
-        self._results[name] = (result, time.perf_counter() - start)
-        return result
-
-    def charged(self) -> float:
-        """Seconds of reused work since the last call of this function."""
-        seconds, self._charged = self._charged, 0.0
-        return seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,16 +96,23 @@ class Method(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class LayerwiseMethod(Method):
-    """A method that compresses each block on its own."""
+    """A method that compresses each block on its own; of a mixture, each expert (see `compress_experts`)."""
 
     @abstractmethod
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Compress one dense block whose constants are folded away; return it with measured details."""
 
+    def check_block(self, block: MLPBlock) -> None:
+        """Find out whether the method applies to one dense block; of a mixture it sees the first expert.
+
+        Raises:
+            InputError: if it does not; the message says why.
+        """
+
     def check(self, blocks: Sequence[Block]) -> None:
-        """Refuse blocks that are not dense; see `Method.check`."""
+        """Refuse blocks that are neither dense nor mixtures of dense experts; see `Method.check`."""
         for block in blocks:
-            require_dense(block, type(self).__name__)
+            self.check_block(require_dense(_one_of(block), type(self).__name__))
 
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress every block with `compress_block`; see `Method.compress`."""
@@ -187,10 +120,9 @@ class LayerwiseMethod(Method):
         return Compressed(tuple(block for block, _ in results), tuple(report for _, report in results))
 
     def _timed(self, block: Block, index: int, workspace: Workspace) -> tuple[Block, BlockReport]:
-        dense = require_dense(block, type(self).__name__)
         workspace.charged()
         start = time.perf_counter()
-        compressed, details = self.compress_block(dense, index, workspace)
+        compressed, details = self._compress_any(block, index, workspace)
         jax.block_until_ready(compressed)
         seconds = time.perf_counter() - start + workspace.charged()
         report = BlockReport(
@@ -201,6 +133,20 @@ class LayerwiseMethod(Method):
             details=details,
         )
         return compressed, report
+
+    def _compress_any(self, block: Block, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
+        name = type(self).__name__
+
+        def compress_one(block: Block, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
+            return self.compress_block(require_dense(block, name), index, workspace)
+
+        if isinstance(block, MixtureBlock):
+            return compress_experts(compress_one, block, index, workspace)
+        return compress_one(block, index, workspace)
+
+
+def _one_of(block: Block) -> Block:
+    return block.expert(0) if isinstance(block, MixtureBlock) else block
 
 
 def require_dense(block: Block, method: str) -> MLPBlock:

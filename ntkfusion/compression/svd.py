@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace, require_dense
+from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
@@ -41,11 +41,9 @@ class SVD(LayerwiseMethod):
         if self.split not in get_args(Split):
             raise InputError(f"unknown split {self.split!r} of the SVD; known: {', '.join(get_args(Split))}")
 
-    def check(self, blocks: Sequence[Block]) -> None:
-        """Refuse blocks that are not dense, and widths that leave no rank; see `Method.check`."""
-        for block in blocks:
-            dense = require_dense(block, type(self).__name__)
-            matched_rank(dense, self.kept_neurons(dense.hidden_width))
+    def check_block(self, block: MLPBlock) -> None:
+        """Refuse widths that leave no rank; see `LayerwiseMethod.check_block`."""
+        matched_rank(block, self.kept_neurons(block.hidden_width))
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Factorise both matrices at the matched rank."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
     from ntkfusion.models.config import BertConfig
     from ntkfusion.models.gated import GatedBlock
+    from ntkfusion.models.masked import MaskedBlock
     from ntkfusion.models.mixture import MixtureBlock
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
     from ntkfusion.models.model import Model, random_model
@@ -51,6 +52,7 @@ _HOMES = {
     "Estimate": "kernels.estimate",
     "MixtureBlock": "models.mixture",
     "GatedBlock": "models.gated",
+    "MaskedBlock": "models.masked",
     "sequence_kernel": "kernels.sequence",
     "full_kernel_distance": "kernels.full_distance",
     "FullKernelDistance": "kernels.full_distance",
@@ -109,6 +111,7 @@ __all__ = [
     "LayerwiseMethod",
     "MLPBlock",
     "MLPFusion",
+    "MaskedBlock",
     "Method",
     "MixtureBlock",
     "Model",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkfusion.models.gated import GatedBlock
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
 
@@ -72,6 +73,17 @@ def gated_block(d=5, m=7, o=3, *, activation="silu", biases=True, seed=0) -> Gat
         b2=array(6, o) if biases else None,
         activation=activation,
     )
+
+
+def masked_block(d=5, m=7, o=3, *, activation="gelu", biases=True, seed=0, kept=0.6) -> MaskedBlock:
+    """A random block with holes; the weights under them are not 0, so that a forgotten mask shows."""
+    dense = dense_block(d, m, o, activation=activation, biases=biases, seed=seed)
+
+    def mask(offset: int, like: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.key(100 * seed + offset), kept, like.shape).astype(like.dtype)
+
+    masks = {"mask1": mask(7, dense.w1), "mask2": mask(8, dense.w2)}
+    return MaskedBlock(dense.w1, dense.b1, dense.w2, dense.b2, **masks, activation=activation)
 
 
 def mixture_block(

@@ -71,8 +71,8 @@ def block_kernel(
     """The exact neural tangent kernel of an MLP block with respect to its parameters (not its constants).
 
     SGD: ``K(x, z) = ⟨∇f(x), ∇f(z)⟩``, symmetric. Sign: ``K(x, z) = ⟨∇f(x), sgn ∇f(z)⟩``, where z is the training
-    example whose Adam/SignSGD step moves f(x); not symmetric. Formulas: the modules `dense`, `factorized`, `gated` and
-    `mixture` beside this one; derived in docs/theory.md.
+    example whose Adam/SignSGD step moves f(x); not symmetric. Formulas: the modules `dense`, `factorized`, `gated`,
+    `masked` and `mixture` beside this one; derived in docs/theory.md.
 
     Args:
         block: the block.

@@ -12,16 +12,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels import dense, factorized, gated, mixture
+from ntkfusion.kernels import dense, factorized, gated, masked, mixture
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.terms import Outputs, Terms, evaluate
 from ntkfusion.kernels.tiles import TILE, Parts, map_tiles
 from ntkfusion.models.gated import GatedBlock
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
+#: Closed forms in which every parameter's gradient is a product of two factors.
+PRODUCT_FORMS: dict[type, ModuleType] = {MLPBlock: dense, FactorizedBlock: factorized, GatedBlock: gated}
 #: Where the closed form of each kind of block is, but for mixtures, which are made of the others.
-FORMS: dict[type, ModuleType] = {MLPBlock: dense, FactorizedBlock: factorized, GatedBlock: gated}
+FORMS: dict[type, ModuleType] = {**PRODUCT_FORMS, MaskedBlock: masked}
 
 
 def default_tile(block: Block, outputs: Outputs) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block_program import FORMS
+from ntkfusion.kernels.block_program import PRODUCT_FORMS
 from ntkfusion.kernels.checks import check_inputs, check_kind
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.distance import facts
@@ -120,8 +120,8 @@ def _cosine(first: float, crossed: float, second: float) -> float:
 def _check(first: Block, second: Block, x: Array, z: Array | None, kind: Kind) -> None:
     check_kind(kind)
     for block in (first, second):
-        if type(block) not in FORMS:
-            known = ", ".join(form.__name__ for form in FORMS)
+        if type(block) not in PRODUCT_FORMS:
+            known = ", ".join(form.__name__ for form in PRODUCT_FORMS)
             raise InputError(f"full kernels are compared for {known}; got a {type(block).__name__}")
         check_inputs(block, x, z)
     if first.output_width != second.output_width:

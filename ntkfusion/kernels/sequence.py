@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block_program import FORMS
+from ntkfusion.kernels.block_program import PRODUCT_FORMS
 from ntkfusion.kernels.checks import check_kind
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.estimate import Estimate, check_result, largest_that_fits, program_bytes
@@ -119,8 +119,8 @@ def _plan(
     exactly: bool,
 ) -> Estimate:
     """Check the arguments and find the largest chunk that fits."""
-    if type(block) not in FORMS:
-        known = ", ".join(form.__name__ for form in FORMS)
+    if type(block) not in PRODUCT_FORMS:
+        known = ", ".join(form.__name__ for form in PRODUCT_FORMS)
         raise InputError(f"sequence kernels exist for {known}; got a {type(block).__name__}")
     if (z is None) != (z_cotangents is None):
         raise InputError("z and z_cotangents belong together: give both or neither")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels.block_program import FORMS
+from ntkfusion.kernels.block_program import PRODUCT_FORMS
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.tiles import Parts
 from ntkfusion.models.gated import GatedBlock
@@ -23,7 +23,7 @@ Factors = tuple[Float[Array, "N T p"] | None, Float[Array, "N T C q"]]
 
 def gradient_factors(block: Block, x: Float[Array, "N T d"], cotangents: Float[Array, "N T C o"]) -> dict[str, Factors]:
     """The factors u, w of every parameter's gradient ``Σ_t u_t w_tcᵀ``."""
-    rows = FORMS[type(block)].left_features(block, x.reshape(-1, x.shape[2]))
+    rows = PRODUCT_FORMS[type(block)].left_features(block, x.reshape(-1, x.shape[2]))
 
     def tokens(feature: Float[Array, "n p"]) -> Float[Array, "N T p"]:
         return feature.reshape(*x.shape[:2], -1)

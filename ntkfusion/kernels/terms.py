@@ -1,8 +1,8 @@
 """What the closed forms of all blocks are made of.
 
 The kernel of one parameter is, for a pair of examples, a product of scalars times an o×o matrix, its *core*:
-``K(x, z) = Π_g (l_g(x)·r_g(z)) · C(x, z)``. There are five kinds of core, and each knows its trace (mean over outputs),
-its diagonal and the whole matrix without the detour through a larger one.
+``K(x, z) = Π_g (l_g(x)·r_g(z)) · C(x, z)``. There are a few kinds of core, and each knows its trace (mean over
+outputs), its diagonal and the whole matrix without the detour through a larger one.
 """
 
 from __future__ import annotations
@@ -82,12 +82,78 @@ class Neurons:
         products = self.v * self.v_right
         if outputs == "trace":
             return self.weighted(jnp.mean(products, axis=1))
-        # one output at a time: [n, m, o] would be the largest array by far
-        return jnp.moveaxis(jax.lax.map(self.weighted, products.T), 0, -1)
+        return per_output(self.left, self.right, products)
 
     def weighted(self, weights: Float[Array, " m"]) -> Float[Array, "n k"]:
         """Σ_i weights_i g_i g'_i."""
-        return (self.left * weights[None, :]) @ self.right.T
+        return weighted_gram(self.left, self.right, weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diagonal:
+    """``C[k, k] = Σ_i w_ik a_i(x) a'_i(z)`` and 0 elsewhere: output weights, of which some are missing."""
+
+    left: Float[Array, "n m"]
+    right: Float[Array, "k m"]
+    weights: Float[Array, "m o"]
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """The core of every pair."""
+        if outputs == "trace":
+            return weighted_gram(self.left, self.right, jnp.mean(self.weights, axis=1))
+        diagonal = per_output(self.left, self.right, self.weights)
+        if outputs == "diagonal":
+            return diagonal
+        return diagonal[..., None] * jnp.eye(self.weights.shape[1], dtype=diagonal.dtype)[None, None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Connections:
+    """``C = Σ_ji M_ji x_j x'_j g_i g'_i v_i v'_iᵀ``: input weights, of which some are missing."""
+
+    x: Float[Array, "n d"]
+    x_right: Float[Array, "k d"]
+    mask: Float[Array, "d m"]
+    neurons: Neurons
+
+    def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """The core of every pair."""
+        if outputs == "trace":
+            return self._trace()
+        v, v_right = self.neurons.v, self.neurons.v_right
+
+        def row(left: tuple[Float[Array, " d"], Float[Array, " m"]]) -> Float[Array, "k *outputs"]:
+            x, g = left
+            slopes = ((self.x_right * x[None, :]) @ self.mask) * self.neurons.right * g[None, :]
+            return slopes @ (v * v_right) if outputs == "diagonal" else jnp.einsum("ki,ip,iq->kpq", slopes, v, v_right)
+
+        # one x at a time: [n, k, m] would be the largest array by far
+        return jax.lax.map(row, (self.x, self.neurons.left))
+
+    def _trace(self) -> Float[Array, "n k"]:
+        """Σ_j x_j x'_j Σ_i (M_ji D_i) g_i g'_i, one j at a time: no array has d·m columns."""
+        weights = jnp.mean(self.neurons.v * self.neurons.v_right, axis=1)
+
+        def add(j: Int[Array, ""], total: Float[Array, "n k"]) -> Float[Array, "n k"]:
+            products = self.x[:, j, None] * self.x_right[None, :, j]
+            return total + products * self.neurons.weighted(weights * self.mask[j])
+
+        zeros = jnp.zeros((self.x.shape[0], self.x_right.shape[0]), self.x.dtype)
+        return jax.lax.fori_loop(0, self.mask.shape[0], add, zeros)
+
+
+def weighted_gram(
+    left: Float[Array, "n m"], right: Float[Array, "k m"], weights: Float[Array, " m"]
+) -> Float[Array, "n k"]:
+    """Σ_i weights_i l_i(x) r_i(z)."""
+    return (left * weights[None, :]) @ right.T
+
+
+def per_output(
+    left: Float[Array, "n m"], right: Float[Array, "k m"], weights: Float[Array, "m o"]
+) -> Float[Array, "n k o"]:
+    """`weighted_gram` with the weights of every output, one at a time: [n, m, o] would be the largest array by far."""
+    return jnp.moveaxis(jax.lax.map(lambda column: weighted_gram(left, right, column), weights.T), 0, -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +197,7 @@ class Signals:
         return jax.lax.fori_loop(0, self.back.shape[0], add, zeros)
 
 
-Core: TypeAlias = Identity | Product | Outer | Neurons | Signals
+Core: TypeAlias = Identity | Product | Outer | Neurons | Diagonal | Connections | Signals
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -48,6 +48,11 @@ class BlockBase:
         return dataclasses.replace(self, **arrays)  # pyright: ignore[reportArgumentType]
 
     @property
+    def num_pruned(self) -> int:
+        """How many numbers of the trainable arrays are removed by masks, and so never stored."""
+        return 0
+
+    @property
     def num_parameters(self) -> int:
         """How many trainable numbers the block stores; constants fold away on export and do not count."""
-        return sum(math.prod(array.shape) for array in self.parameters().values())
+        return sum(math.prod(array.shape) for array in self.parameters().values()) - self.num_pruned

@@ -81,7 +81,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The MLP block of one layer: parameters in ``params``, its constants q and r in ``constants``.
+    """The MLP block of one layer: parameters in ``params``, its constants (q, r, masks) in ``constants``.
 
     Its input is sown as ``intermediates/block_input``.
     """

@@ -96,6 +96,11 @@ class MixtureBlock(BlockBase):
         """The size o of an output."""
         return self._shapes_of_one.output_width
 
+    @property
+    def num_pruned(self) -> int:
+        """How many numbers masks remove from all experts together."""
+        return self.experts.num_pruned
+
     def parameters(self) -> dict[str, Any]:
         """The trainable arrays by name; the router only if it is trained."""
         router = {"router": self.router} if self.train_router else {}

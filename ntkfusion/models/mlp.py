@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.base import BlockBase, biased, scaled
 from ntkfusion.models.gated import GatedBlock
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.pytree import pytree, static
 
@@ -140,7 +141,7 @@ class FactorizedBlock(BlockBase):
 
 
 #: Any MLP block.
-Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MixtureBlock
+Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MaskedBlock | MixtureBlock
 
 
 def layout(block: Block) -> Any:

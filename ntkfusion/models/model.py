@@ -30,7 +30,7 @@ class Model:
     Attributes:
         config: the architecture, block layouts included.
         params: trainable arrays as nested dictionaries.
-        constants: arrays that are never trained (q and r of compressed blocks), same nesting.
+        constants: arrays that are never trained (q, r and masks of compressed blocks), same nesting.
         tokenizer: the checkpoint's tokenizer, or None.
         source: where the weights came from.
     """
@@ -48,8 +48,9 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers in the whole model."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        """Trainable numbers that the whole model stores; of pruned weights those that survive."""
+        pruned = sum(block.num_pruned for block in self.mlp_blocks())
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params)) - pruned
 
     def apply(
         self,

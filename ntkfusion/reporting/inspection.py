@@ -74,12 +74,12 @@ def parameters_table(model: Model) -> Table:
 
 
 def parameter_shares(model: Model) -> Mapping[str, int]:
-    """Number of parameters per part of the network; the parts add up to all of them."""
+    """Number of stored parameters per part of the network; the parts add up to all of them."""
     layers = [tree for name, tree in model.params.items() if name.startswith("layer_")]
     shares = {
         "embeddings": _size(model.params["embeddings"]),
         "attention": sum(_size(layer["attention"]) for layer in layers),
-        "MLP blocks": sum(_size(layer["mlp"]) for layer in layers),
+        "MLP blocks": sum(block.num_parameters for block in model.mlp_blocks()),
     }
     return {**shares, "norms, pooler, heads": model.num_parameters - sum(shares.values())}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, factorized_block, gated_block, mixture_block, normal, relative
+from blocks import dense_block, factorized_block, gated_block, masked_block, mixture_block, normal, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +29,7 @@ BLOCKS = {
     "factorized without biases": lambda activation: factorized_block(activation=activation, biases=False),
     "gated": lambda activation: gated_block(activation=activation),
     "gated without biases": lambda activation: gated_block(activation=activation, biases=False),
+    "masked": lambda activation: masked_block(activation=activation),
     "mixture as in Switch": lambda activation: mixture_block(activation=activation),
     "mixture with biases": lambda activation: mixture_block(activation=activation, biases=True, train_router=False),
 }
@@ -83,7 +84,7 @@ def test_float32_agrees_with_the_float64_oracle(kind_of_block, kind):
     assert relative(ours.astype(jnp.float64) if jax.config.jax_enable_x64 else ours, oracle.astype(jnp.float32)) <= 2e-5
 
 
-MAKERS = {"dense": dense_block, "gated": gated_block, "mixture": mixture_block}
+MAKERS = {"dense": dense_block, "gated": gated_block, "masked": masked_block, "mixture": mixture_block}
 
 
 @settings(max_examples=10, deadline=None)
@@ -119,7 +120,7 @@ def test_tiles_change_nothing_but_rounding(x64, make, kind, outputs):
         assert relative(block_kernel(block, x, z, kind=kind, tile=tile, **options), whole) <= 1e-13
 
 
-@pytest.mark.parametrize("make", [dense_block, factorized_block, gated_block, mixture_block])
+@pytest.mark.parametrize("make", [dense_block, factorized_block, gated_block, masked_block, mixture_block])
 def test_trace_is_the_mean_of_the_diagonal_of_the_full_kernel(x64, make):
     """And z left out is z = x."""
     block, x = make(), normal(7, 6, 5)

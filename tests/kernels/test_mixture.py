@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from blocks import dense_block, gated_block, mixture_block, normal, relative
+from blocks import dense_block, gated_block, masked_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
@@ -51,8 +51,9 @@ def test_parameters_by_name_and_back():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_experts_may_be_gated(x64, kind):
-    block = mixture_block(expert=gated_block, activation="silu")
+@pytest.mark.parametrize("expert", [gated_block, masked_block])
+def test_experts_may_be_of_other_kinds(x64, expert, kind):
+    block = mixture_block(expert=expert, activation="silu")
     assert agrees_with_oracle(block, normal(7, 6, 5), normal(8, 4, 5), kind)
 
 

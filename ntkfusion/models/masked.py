@@ -1,0 +1,104 @@
+"""The MLP block with unstructured sparsity: weights with masks that say which of them survived a pruning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkfusion.errors import InputError
+from ntkfusion.models.activations import get_activation
+from ntkfusion.models.base import BlockBase, biased
+from ntkfusion.models.pytree import pytree, static
+
+
+@pytree
+class MaskedBlock(BlockBase):
+    """An MLP block with pruned weights, ``f(x) = (W2 ∘ M2)ᵀ σ((W1 ∘ M1)ᵀ x + b1) + b2``.
+
+    The masks are constants: they are never trained, and no gradient reaches a weight that they remove. What is stored,
+    and what `num_parameters` counts, are the surviving weights and the biases. Where they are costs another bit per
+    weight, surviving or not (`mask_bits`), which `num_parameters` does not count.
+
+    Attributes:
+        w1: input weights, [d, m]; neuron i is column i.
+        b1: input biases, [m], or None for 0.
+        w2: output weights, [m, o]; neuron i is row i.
+        b2: output biases, [o], or None for 0.
+        mask1: M1, 1 where a weight of W1 survives and 0 elsewhere, [d, m], in the weights' dtype.
+        mask2: M2, the same for W2, [m, o].
+        activation: name of σ, a key of `activations.ACTIVATIONS`.
+
+    >>> import jax.numpy as jnp
+    >>> w1, w2 = jnp.ones((2, 3)), jnp.ones((3, 1))
+    >>> block = MaskedBlock(w1, None, w2, None, mask1=w1.at[0, 0].set(0), mask2=w2, activation="relu")
+    >>> block(jnp.ones(2)), block.num_parameters, block.mask_bits
+    (Array([5.], dtype=float32), 8, 9)
+    """
+
+    w1: Float[Array, "d m"]
+    b1: Float[Array, " m"] | None
+    w2: Float[Array, "m o"]
+    b2: Float[Array, " o"] | None
+    mask1: Float[Array, "d m"]
+    mask2: Float[Array, "m o"]
+    activation: str = static(default="gelu")
+
+    CONSTANTS = ("mask1", "mask2")
+
+    @property
+    def hidden_width(self) -> int:
+        """m, the number of neurons."""
+        return self.w1.shape[1]
+
+    @property
+    def model_width(self) -> int:
+        """d, the size of an input."""
+        return self.w1.shape[0]
+
+    @property
+    def output_width(self) -> int:
+        """The size o of an output."""
+        return self.w2.shape[1]
+
+    @property
+    def mask_bits(self) -> int:
+        """Bits that say which weights survive, one per weight."""
+        return self.mask1.size + self.mask2.size
+
+    @property
+    def num_pruned(self) -> int:
+        """How many weights the masks remove.
+
+        Raises:
+            InputError: for a layout, which has no masks to count in.
+        """
+        if isinstance(self.mask1, jax.ShapeDtypeStruct):
+            raise InputError("a layout does not say which weights survive; count the parameters of the block itself")
+        return self.mask_bits - int(jnp.count_nonzero(self.mask1) + jnp.count_nonzero(self.mask2))
+
+    @property
+    def kept1(self) -> Float[Array, "d m"]:
+        """W1 ∘ M1."""
+        return self.w1 * jax.lax.stop_gradient(self.mask1)
+
+    @property
+    def kept2(self) -> Float[Array, "m o"]:
+        """W2 ∘ M2."""
+        return self.w2 * jax.lax.stop_gradient(self.mask2)
+
+    def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
+        """(W1 ∘ M1)ᵀ x + b1, what σ is applied to."""
+        return biased(x @ self.kept1, self.b1)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
+        """The block's outputs for inputs `x`."""
+        return biased(get_activation(self.activation).value(self.preactivation(x)) @ self.kept2, self.b2)
+
+    def merge(self) -> Any:
+        """The dense `MLPBlock` with the same function: zeros where weights were pruned."""
+        from ntkfusion.models.mlp import MLPBlock  # that module imports this one
+
+        return MLPBlock(self.kept1, self.b1, self.kept2, self.b2, activation=self.activation)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from ntkfusion.compression.activation_pruning import ActivationPruning
+from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.random_neurons import RandomNeurons
 from ntkfusion.compression.sketch import Sketch
 from ntkfusion.compression.structured_pruning import StructuredPruning
 from ntkfusion.compression.svd import SVD
+from ntkfusion.compression.weighted_svd import WeightedSVD
+from ntkfusion.compression.whitened_svd import WhitenedSVD
+from ntkfusion.compression.weight_pruning import WeightPruning
 from ntkfusion.errors import InputError
 
 
@@ -44,11 +49,35 @@ METHODS: dict[str, Entry] = {
     "svd-left": Entry(
         lambda width: SVD(width, split="left"), "The same SVD, split UΣ | Vᵀ: same function, other kernels"
     ),
+    "svd-fisher": Entry(
+        lambda width: WeightedSVD(width), "SVD that weighs every output of a matrix by its Fisher information (FWSVD)"
+    ),
+    "svd-sparsity": Entry(
+        lambda width: WeightedSVD(width, importance="survivors", prune="first-order"),
+        "Matrices pruned by first-order scores, then an SVD that weighs outputs by the entries left (LPAF)",
+    ),
+    "svd-whitened": Entry(
+        lambda width: WhitenedSVD(width), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
+    ),
     "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
     "sketch-top-k": Entry(
         lambda width: Sketch(width, top_k=1 / 3), "A third of the kept neurons are the largest, the rest is sketched"
     ),
     "structured-pruning": Entry(lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"),
+    "active-neurons": Entry(
+        lambda width: ActiveNeurons(width), "The neurons that add most to the output on calibration inputs, rms(a)‖v‖"
+    ),
+    "magnitude-pruning": Entry(
+        lambda width: WeightPruning(width),
+        "The largest weights of each matrix, at equal parameters (masks not counted)",
+    ),
+    "first-order-pruning": Entry(
+        lambda width: WeightPruning(width, score="first-order", scope="block"),
+        "The weights of the block with the largest |w|√Fisher, at equal parameters",
+    ),
+    "activation-pruning": Entry(
+        lambda width: ActivationPruning(width), "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs"
+    ),
     "random-neurons": Entry(
         lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -15,18 +16,21 @@ from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
 Split = Literal["balanced", "left"]
 
+#: U [rows, k], Σ [k] and Vᵀ [k, columns]: a matrix of rank k by its own singular value decomposition.
+Triple = tuple[Array, Array, Array]
+
 
 @dataclasses.dataclass(frozen=True)
-class SVD(LayerwiseMethod):
-    """Replace W1 and W2 by their best rank-k approximations, kept as two factors each.
+class LowRank(LayerwiseMethod):
+    """Replace W1 and W2 by approximations of rank k, kept as two factors each; a subclass says which ones.
 
     The rank is the largest one for which the factors and biases are no more numbers than a dense block of
     `width`·m neurons has.
 
     Attributes:
         width: the width of the dense block whose parameter count is matched.
-        split: where the singular values go: "balanced" UΣ^½ | Σ^½Vᵀ, or "left" UΣ | Vᵀ (the MLP Fusion paper's
-            baseline). Same function, different kernels.
+        split: where the singular values UΣVᵀ of the approximation go: "balanced" UΣ^½ | Σ^½Vᵀ, or "left" UΣ | Vᵀ (the
+            MLP Fusion paper's baseline). Same function, different kernels.
     """
 
     split: Split = "balanced"
@@ -45,16 +49,31 @@ class SVD(LayerwiseMethod):
         """Refuse widths that leave no rank; see `LayerwiseMethod.check_block`."""
         matched_rank(block, self.kept_neurons(block.hidden_width))
 
+    @abstractmethod
+    def approximate(self, block: MLPBlock, rank: int, index: int, workspace: Workspace) -> tuple[Triple, Triple]:
+        """The approximations of W1 and W2, truncated to `rank`."""
+
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
         """Factorise both matrices at the matched rank."""
         rank = matched_rank(block, self.kept_neurons(block.hidden_width))
-        factors = [
-            split_factors(*workspace.reuse(("svd", index, name), lambda w=weights: _svd(w)), rank, self.split)
-            for name, weights in (("w1", block.w1), ("w2", block.w2))
-        ]
-        (left1, right1), (left2, right2) = factors
+        first, second = self.approximate(block, rank, index, workspace)
+        (left1, right1), (left2, right2) = split_factors(*first, self.split), split_factors(*second, self.split)
         compressed = FactorizedBlock(left1, right1, block.b1, left2, right2, block.b2, activation=block.activation)
         return compressed, {"rank": float(rank)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SVD(LowRank):
+    """Replace W1 and W2 by their best rank-k approximations; see `LowRank`."""
+
+    def approximate(self, block: MLPBlock, rank: int, index: int, workspace: Workspace) -> tuple[Triple, Triple]:
+        """Truncated singular value decompositions."""
+
+        def truncated(name: str, weights: Array) -> Triple:
+            u, s, vt = workspace.reuse(("svd", index, name), lambda: thin_svd(weights))
+            return u[:, :rank], s[:rank], vt[:rank]
+
+        return truncated("w1", block.w1), truncated("w2", block.w2)
 
 
 def matched_rank(block: MLPBlock, neurons: int) -> int:
@@ -75,16 +94,16 @@ def matched_rank(block: MLPBlock, neurons: int) -> int:
     return min(rank, block.model_width, block.hidden_width, block.output_width)
 
 
-def _svd(weights: Float[Array, "rows columns"]) -> tuple[Array, Array, Array]:
+def thin_svd(weights: Float[Array, "rows columns"]) -> Triple:
+    """U, Σ and Vᵀ without the columns that no singular value reaches."""
     u, s, vt = jnp.linalg.svd(weights, full_matrices=False)
     return u, s, vt
 
 
 def split_factors(
-    u: Float[Array, "rows full"], s: Float[Array, " full"], vt: Float[Array, "full columns"], rank: int, split: Split
+    u: Float[Array, "rows rank"], s: Float[Array, " rank"], vt: Float[Array, "rank columns"], split: Split
 ) -> tuple[Float[Array, "rows rank"], Float[Array, "rank columns"]]:
-    """Two factors of the rank-`rank` truncation of UΣVᵀ."""
-    u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+    """Two factors of UΣVᵀ."""
     if split == "left":
         return u * s[None, :], vt
     return u * jnp.sqrt(s)[None, :], jnp.sqrt(s)[:, None] * vt

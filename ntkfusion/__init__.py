@@ -17,6 +17,8 @@ from ntkfusion._version import __version__
 if TYPE_CHECKING:
     from ntkfusion.checkpoints.load import load_model
     from ntkfusion.clustering.kmeans import KMeansResult, kmeans
+    from ntkfusion.compression.activation_pruning import ActivationPruning
+    from ntkfusion.compression.active_neurons import ActiveNeurons
     from ntkfusion.compression.compress import compress
     from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
     from ntkfusion.compression.mlp_fusion import MLPFusion
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ntkfusion.compression.sketch import Sketch
     from ntkfusion.compression.structured_pruning import StructuredPruning
     from ntkfusion.compression.svd import SVD
+    from ntkfusion.compression.weight_pruning import WeightPruning
     from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
@@ -56,6 +59,9 @@ _HOMES = {
     "sequence_kernel": "kernels.sequence",
     "full_kernel_distance": "kernels.full_distance",
     "FullKernelDistance": "kernels.full_distance",
+    "ActivationPruning": "compression.activation_pruning",
+    "ActiveNeurons": "compression.active_neurons",
+    "WeightPruning": "compression.weight_pruning",
     "BertConfig": "models.config",
     "BlockInputs": "data.inputs",
     "BlockReport": "compression.contract",
@@ -95,6 +101,8 @@ _HOMES = {
 __all__ = [
     "METHODS",
     "SVD",
+    "ActivationPruning",
+    "ActiveNeurons",
     "BertConfig",
     "BlockInputs",
     "BlockReport",
@@ -120,6 +128,7 @@ __all__ = [
     "RandomNeurons",
     "Sketch",
     "StructuredPruning",
+    "WeightPruning",
     "Workspace",
     "__version__",
     "block_kernel",

@@ -13,9 +13,9 @@ from ntkfusion.compression.random_neurons import RandomNeurons
 from ntkfusion.compression.sketch import Sketch
 from ntkfusion.compression.structured_pruning import StructuredPruning
 from ntkfusion.compression.svd import SVD
+from ntkfusion.compression.weight_pruning import WeightPruning
 from ntkfusion.compression.weighted_svd import WeightedSVD
 from ntkfusion.compression.whitened_svd import WhitenedSVD
-from ntkfusion.compression.weight_pruning import WeightPruning
 from ntkfusion.errors import InputError
 
 

@@ -25,6 +25,7 @@ from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import KINDS
 from ntkfusion.kernels.distance import relative_error
 from ntkfusion.kernels.memory import memory_limit, show_size
+from ntkfusion.models.coded import as_dense_weights
 from ntkfusion.models.mlp import Block
 from ntkfusion.models.model import Model
 from ntkfusion.options import Compare
@@ -91,7 +92,11 @@ class Reference:
         return cls(inputs, block(inputs), {kind: block_kernel(block, inputs, kind=kind) for kind in KINDS})
 
     def errors(self, block: Block) -> dict[str, float]:
-        """Relative Frobenius errors of another block's outputs, SGD kernel and sign kernel."""
+        """Relative Frobenius errors of another block's outputs, SGD kernel and sign kernel.
+
+        Kernels of a coded block are those of its decoded weights.
+        """
+        block = as_dense_weights(block)
         kernels = {kind: block_kernel(block, self.inputs, kind=kind) for kind in KINDS}
         errors = {f"{kind}_kernel_error": relative_error(kernels[kind], self.kernels[kind]) for kind in KINDS}
         return {"output_error": relative_error(block(self.inputs), self.outputs), **errors}
@@ -142,11 +147,16 @@ def _run(plan: Plan, advance: Advance) -> Measured:
     _check_memory(len(held_out.tokens), len(layers))
     calibration = _inputs(model, _unseen(model, plan.calibration, plan.held_out), options)
     references = [Reference.of(block, held_out.inputs[layer]) for block, layer in zip(blocks, layers, strict=True)]
-    workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers])
+    doing, step = "", 0
+
+    def within(what: str, fraction: float) -> None:
+        advance(f"{doing}: {what}, {fraction:.0%}", 2 + step)
+
+    workspace = Workspace(options.seed, [calibration.inputs[layer] for layer in layers], progress=within)
     rows: list[Row] = []
     gallery = _Gallery(plan, layers, model)
     for step, (width, name) in enumerate((width, name) for width in options.width for name in plan.methods):
-        advance(f"{name} at width {width:g}", 2 + step)
+        advance(doing := f"{name} at width {width:g}", 2 + step)
         compressed = plan.build(name, width).compress(blocks, workspace)
         for layer, block, report, reference in zip(
             layers, compressed.blocks, compressed.reports, references, strict=True
@@ -205,7 +215,8 @@ class _Gallery:
 
     def _measure(self, name: str, block: Block) -> None:
         for kind in KINDS:
-            self.kernels[kind][name] = np.asarray(block_kernel(block, self.inputs, kind=kind))
+            kernel = block_kernel(as_dense_weights(block), self.inputs, kind=kind)
+            self.kernels[kind][name] = np.asarray(kernel)
 
     def add(self, name: str, width: float, blocks: Sequence[Block]) -> None:
         if width == self.width and name in self.names:

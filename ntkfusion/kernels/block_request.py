@@ -28,6 +28,7 @@ from ntkfusion.kernels.estimate import Estimate, check_result, largest_that_fits
 from ntkfusion.kernels.memory import memory_limit as limit_in_bytes
 from ntkfusion.kernels.terms import Outputs
 from ntkfusion.kernels.tiles import Parts
+from ntkfusion.models.coded import is_coded
 from ntkfusion.models.mlp import Block, layout
 
 
@@ -69,6 +70,12 @@ class BlockRequest:
         mesh: Mesh | None,
     ) -> BlockRequest:
         """The request of a call of `block_kernel`, its options checked."""
+        if is_coded(block):
+            raise InputError(
+                "a block kernel is with respect to dense weights, and this block stores codes of them: take "
+                "block.decode() for the kernel of the decoded weights, or nf.network_kernel(f, block.parameters(), x) "
+                "with f = lambda p, x: block.replace(**p)(x) for the exact one with respect to the stored numbers"
+            )
         if diagonal and not trace:
             raise InputError(
                 "diagonal=True and trace=False exclude each other: ask for the diagonal or the full kernel"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
 from ntkfusion.models.base import BlockBase
 from ntkfusion.models.codes import MatrixCode, named_arrays, with_arrays
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.pytree import pytree, static
 
 
@@ -83,6 +85,16 @@ class CodedBlock(BlockBase):
         return self.decode()(x)
 
 
+def is_coded(block: Any) -> bool:
+    """Whether a block, or the experts of a mixture, are coded."""
+    return isinstance(block.experts if isinstance(block, MixtureBlock) else block, CodedBlock)
+
+
 def as_dense_weights(block: Any) -> Any:
-    """The block with decoded weights if it is coded, else the block itself: what a block kernel is measured of."""
-    return block.decode() if isinstance(block, CodedBlock) else block
+    """The block with its weights decoded if it is coded, else the block itself: what block kernels are measured of."""
+    if not is_coded(block):
+        return block
+    if isinstance(block, MixtureBlock):
+        experts = jax.vmap(lambda expert: expert.decode())(block.experts)
+        return MixtureBlock(block.router, experts, train_router=block.train_router)
+    return block.decode()

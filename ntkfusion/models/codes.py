@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.models.base import along_last
+from ntkfusion.models.base import biased
 from ntkfusion.models.pytree import pytree, static
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Affine:
 
     def __call__(self, x: Float[Array, "n i"]) -> Float[Array, "n j"]:
         """Map every row."""
-        return x @ self.kernel + along_last(self.bias, x)
+        return biased(x @ self.kernel, self.bias)
 
 
 def decode_rows(decoder: tuple[Affine, ...], latents: Float[Array, "n l"]) -> Float[Array, "n k"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.base import BlockBase
+from ntkfusion.models.codes import with_arrays
 from ntkfusion.models.pytree import pytree, static
 
 _EXPERTS = "experts/"
@@ -116,8 +117,7 @@ class MixtureBlock(BlockBase):
         inner = {name.removeprefix(_EXPERTS): arrays.pop(name) for name in [*arrays] if name.startswith(_EXPERTS)}
         whole = super().replace(**arrays)
         # leaf by leaf: the experts' constructor would refuse arrays with a leading axis
-        exchanged = jax.tree_util.tree_map_with_path(lambda path, leaf: inner.get(path[0].name, leaf), whole.experts)
-        return MixtureBlock(whole.router, exchanged, train_router=whole.train_router)
+        return MixtureBlock(whole.router, with_arrays(whole.experts, inner), train_router=whole.train_router)
 
     def route(self, x: Float[Array, "*batch d"]) -> tuple[Int[Array, "*batch"], Float[Array, "*batch E"]]:
         """The chosen expert of every token, and the probabilities of all."""

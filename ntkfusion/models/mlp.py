@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.base import BlockBase, biased, scaled
+from ntkfusion.models.coded import CodedBlock
 from ntkfusion.models.gated import GatedBlock
 from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
@@ -141,7 +142,7 @@ class FactorizedBlock(BlockBase):
 
 
 #: Any MLP block.
-Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MaskedBlock | MixtureBlock
+Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MaskedBlock | CodedBlock | MixtureBlock
 
 
 def layout(block: Block) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ntkfusion.compression.activation_pruning import ActivationPruning
 from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import Method
+from ntkfusion.compression.kronecker import Kronecker
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.random_neurons import RandomNeurons
 from ntkfusion.compression.sketch import Sketch
@@ -58,6 +59,10 @@ METHODS: dict[str, Entry] = {
     ),
     "svd-whitened": Entry(
         lambda width: WhitenedSVD(width), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
+    ),
+    "kronecker": Entry(
+        lambda width: Kronecker(width),
+        "Best sums of Kronecker products at equal parameters; kernels of the decoded weights",
     ),
     "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
     "sketch-top-k": Entry(

@@ -6,6 +6,7 @@ Source: Chen et al. 2021, "DRONE: Data-aware low-rank compression for large NLP 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class WhitenedSVD(LowRank):
         return _project(block.w1, first, rank), _project(block.w2, second, rank)
 
 
+@partial(jax.jit, static_argnames="damping")
 def whitened_basis(
     weights: Float[Array, "inputs outputs"], rows: Float[Array, "N inputs"], damping: float
 ) -> Float[Array, "full outputs"]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from ntkfusion.compression.activation_pruning import ActivationPruning
 from ntkfusion.compression.active_neurons import ActiveNeurons
+from ntkfusion.compression.autoencoder.method import Autoencoder
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.kronecker import Kronecker
 from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.mmd import MMDPoints
 from ntkfusion.compression.random_neurons import RandomNeurons
 from ntkfusion.compression.sketch import Sketch
 from ntkfusion.compression.structured_pruning import StructuredPruning
@@ -60,6 +62,18 @@ METHODS: dict[str, Entry] = {
     "svd-whitened": Entry(
         lambda width: WhitenedSVD(width), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
     ),
+    "autoencoder": Entry(
+        lambda width: Autoencoder(width),
+        "Rows as latents, norms and a decoder that all layers share; kernels of the decoded weights",
+    ),
+    "autoencoder-layer": Entry(
+        lambda width: Autoencoder(width, sharing="layer"),
+        "The same with a decoder for every matrix; kernels of the decoded weights",
+    ),
+    "autoencoder-linear": Entry(
+        lambda width: Autoencoder(width, linear=True),
+        "Linear encoder and decoder, shared by all layers; kernels of the decoded weights",
+    ),
     "kronecker": Entry(
         lambda width: Kronecker(width),
         "Best sums of Kronecker products at equal parameters; kernels of the decoded weights",
@@ -67,6 +81,13 @@ METHODS: dict[str, Entry] = {
     "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
     "sketch-top-k": Entry(
         lambda width: Sketch(width, top_k=1 / 3), "A third of the kept neurons are the largest, the rest is sketched"
+    ),
+    "mmd": Entry(
+        lambda width: MMDPoints(width), "Free points with the distribution of the neurons (least MMD), times √(m/c)"
+    ),
+    "mmd-double-b2": Entry(
+        lambda width: MMDPoints(width, scale_b2=True),
+        "The same with the output bias times √(m/c) too, as it was published (historical)",
     ),
     "structured-pruning": Entry(lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"),
     "active-neurons": Entry(

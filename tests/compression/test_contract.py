@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, factorized_block, normal, relative
+from blocks import dense_block, factorized_block, mixture_block, normal, relative
 
 from ntkfusion.clustering.kmeans import kmeans
 from ntkfusion.compression.contract import Workspace
+from ntkfusion.compression.importance import by_output, fisher
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
@@ -68,14 +69,71 @@ def test_blocks_in_blocks_out(name, activation, biases):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_stores_no_more_than_a_dense_block_of_that_width(name):
-    for width in (0.5, 1.0):
+def test_parameters_grow_with_the_width_up_to_those_of_a_dense_block(name):
+    stored = []
+    for width in (0.5, 0.75, 1.0):
         blocks, compressed = compress(name, width)
         budget = block_for(name, round(width * M)).num_parameters
-        assert all(block.num_parameters <= budget for block in compressed.blocks)
-        assert all(
-            block.num_parameters <= old.num_parameters for block, old in zip(compressed.blocks, blocks, strict=True)
-        )
+        assert all(block.num_parameters <= budget <= blocks[0].num_parameters for block in compressed.blocks)
+        stored.append(sum(block.num_parameters for block in compressed.blocks))
+    assert stored[0] < stored[1] < stored[2]
+
+
+def weight_error(old, new, x):
+    return np.sum((old.w1 - new.w1) ** 2) + np.sum((old.w2 - new.w2) ** 2)
+
+
+def calibration_error(old, new, x):
+    return np.sum((old.preactivation(x) - new.preactivation(x)) ** 2)
+
+
+def fisher_error(old, new, x):
+    scores = fisher(old, 0, Workspace(0, [x]))
+    changes = {"w1": (old.w1 - new.w1) ** 2, "w2": (old.w2 - new.w2) ** 2}
+    return sum(np.dot(by_output(scores[name]), by_output(changes[name])) for name in changes)
+
+
+#: What a method minimises over sets that grow with the width: it must fall. Errors of the dense weights.
+FALLS_WITH_WIDTH = {
+    "svd": weight_error,
+    "svd-left": weight_error,
+    "svd-fisher": fisher_error,
+    "svd-whitened": calibration_error,
+    "magnitude-pruning": weight_error,
+}
+
+
+@pytest.mark.parametrize("name", FALLS_WITH_WIDTH)
+def test_error_falls_with_the_width_where_the_optimum_is_nested(x64, name):
+    error, x, errors = FALLS_WITH_WIDTH[name], normal(1000, TOKENS, D), []
+    for width in (0.4, 0.5, 0.75, 1.0):
+        (old,), compressed = compress(name, width, blocks=[block_for(name)])
+        errors.append(float(error(old, compressed.blocks[0].merge(), x)))
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+
+
+#: Methods that treat all layers together and say that they take no mixtures.
+NO_MIXTURES = [name for name in METHODS if name.startswith("autoencoder")]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NO_MIXTURES])
+def test_mixtures_expert_by_expert(name):
+    mixture = mixture_block(D, M, D, experts=2, train_router=False)
+    (_,), compressed = compress(name, blocks=[mixture])
+    new, report, x = compressed.blocks[0], compressed.reports[0], normal(1, 9, D)
+    assert new.router is mixture.router
+    assert not new.train_router
+    np.testing.assert_array_equal(new.route(x)[0], mixture.route(x)[0])
+    assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.all(jnp.isfinite(leaf))), new))
+    assert new(x).shape == (9, D)
+    assert report.parameters == new.num_parameters == sum(new.expert(e).num_parameters for e in range(2))
+    assert 0 < report.parameters < report.original_parameters == mixture.num_parameters
+
+
+@pytest.mark.parametrize("name", NO_MIXTURES)
+def test_mixtures_are_refused_by_the_others(name):
+    with pytest.raises(InputError, match="dense MLP blocks; got a MixtureBlock"):
+        compress(name, blocks=[mixture_block(D, M, D)])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from ntkfusion.compression.compress import compress
     from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
     from ntkfusion.compression.mlp_fusion import MLPFusion
+    from ntkfusion.compression.mmd import MMDPoints
     from ntkfusion.compression.random_neurons import RandomNeurons
     from ntkfusion.compression.registry import METHODS, build_method
     from ntkfusion.compression.sketch import Sketch
     from ntkfusion.compression.structured_pruning import StructuredPruning
     from ntkfusion.compression.svd import SVD
     from ntkfusion.compression.weight_pruning import WeightPruning
+    from ntkfusion.compression.weighted_svd import WeightedSVD
+    from ntkfusion.compression.whitened_svd import WhitenedSVD
     from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
@@ -76,6 +79,7 @@ _HOMES = {
     "METHODS": "compression.registry",
     "MLPBlock": "models.mlp",
     "MLPFusion": "compression.mlp_fusion",
+    "MMDPoints": "compression.mmd",
     "Method": "compression.contract",
     "Model": "models.model",
     "NTKFusionError": "errors",
@@ -84,6 +88,8 @@ _HOMES = {
     "SVD": "compression.svd",
     "Sketch": "compression.sketch",
     "StructuredPruning": "compression.structured_pruning",
+    "WeightedSVD": "compression.weighted_svd",
+    "WhitenedSVD": "compression.whitened_svd",
     "Workspace": "compression.contract",
     "block_kernel": "kernels.block",
     "build_method": "compression.registry",
@@ -119,6 +125,7 @@ __all__ = [
     "LayerwiseMethod",
     "MLPBlock",
     "MLPFusion",
+    "MMDPoints",
     "MaskedBlock",
     "Method",
     "MixtureBlock",
@@ -129,6 +136,8 @@ __all__ = [
     "Sketch",
     "StructuredPruning",
     "WeightPruning",
+    "WeightedSVD",
+    "WhitenedSVD",
     "Workspace",
     "__version__",
     "block_kernel",

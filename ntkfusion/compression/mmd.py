@@ -104,6 +104,7 @@ class MMDPoints(LayerwiseMethod):
             workspace.progress("moving MMD points", done / self.steps)
             number = min(STEPS_AT_ONCE, self.steps - done)
             state = _move(state, neurons, bandwidth, number, learning_rate=self.learning_rate)
+            jax.block_until_ready(state.points)  # or progress would run ahead of the work
         state = _keep_lowest(state, objective(state.points, neurons, bandwidth))
         return state.best, float(constant + before), float(constant + state.lowest)
 

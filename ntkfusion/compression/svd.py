@@ -21,7 +21,7 @@ Triple = tuple[Array, Array, Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(LayerwiseMethod):
+class LowRankMethod(LayerwiseMethod):
     """Replace W1 and W2 by approximations of rank k, kept as two factors each; a subclass says which ones.
 
     The rank is the largest one for which the factors and biases are no more numbers than a dense block of
@@ -63,8 +63,8 @@ class LowRank(LayerwiseMethod):
 
 
 @dataclasses.dataclass(frozen=True)
-class SVD(LowRank):
-    """Replace W1 and W2 by their best rank-k approximations; see `LowRank`."""
+class SVD(LowRankMethod):
+    """Replace W1 and W2 by their best rank-k approximations; see `LowRankMethod`."""
 
     def approximate(self, block: MLPBlock, rank: int, index: int, workspace: Workspace) -> tuple[Triple, Triple]:
         """Truncated singular value decompositions."""

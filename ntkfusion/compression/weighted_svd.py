@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from ntkfusion.compression import importance as importances
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.neurons import largest
-from ntkfusion.compression.svd import LowRank, Triple, thin_svd
+from ntkfusion.compression.svd import LowRankMethod, Triple, thin_svd
 from ntkfusion.errors import InputError
 from ntkfusion.models.mlp import Block, MLPBlock
 
@@ -35,7 +35,7 @@ _SCORES: dict[str, importances.Importance] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedSVD(LowRank):
+class WeightedSVD(LowRankMethod):
     """The best rank-k approximations in a norm that weighs every output neuron of a matrix by its importance.
 
     ``WeightedSVD(importance="fisher")`` is FWSVD; ``WeightedSVD(importance="survivors", prune="first-order")`` prunes
@@ -44,7 +44,7 @@ class WeightedSVD(LowRank):
 
     Attributes:
         width: the width of the dense block whose parameter count is matched.
-        split: as for `LowRank`.
+        split: as for `LowRankMethod`.
         importance: what is added up over the entries of an output: one of the scores of `compression.importance`, or
             "survivors", the number of entries that pruning left.
         prune: score by which each matrix is pruned, entry by entry, before it is factorised; None leaves it whole.
@@ -82,7 +82,7 @@ class WeightedSVD(LowRank):
         return _project(basis["w1"], weights["w1"], rank), _project(basis["w2"], weights["w2"], rank)
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
-        """Factorise both matrices at the matched rank; see `LowRank.compress_block`."""
+        """Factorise both matrices at the matched rank; see `LowRankMethod.compress_block`."""
         compressed, details = super().compress_block(block, index, workspace)
         return compressed, details if self.prune is None else {**details, "density": self._kept()[1]}
 

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.svd import LowRank, Triple, thin_svd
+from ntkfusion.compression.svd import LowRankMethod, Triple, thin_svd
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import MLPBlock
 
 
 @dataclasses.dataclass(frozen=True)
-class WhitenedSVD(LowRank):
+class WhitenedSVD(LowRankMethod):
     """Minimise ‖X (W − M)‖_F² / N + λ ‖W − M‖_F² over M of rank k, exactly, for the rows of X that reach W.
 
     For W1, X holds the block's calibration inputs; for W2, the hidden activations that the *original* block has on
@@ -28,7 +28,7 @@ class WhitenedSVD(LowRank):
 
     Attributes:
         width: the width of the dense block whose parameter count is matched.
-        split: as for `LowRank`.
+        split: as for `LowRankMethod`.
         damping: λ as a multiple of the mean square of X's entries; at least the rounding unit is taken. It decides
             where the tokens say nothing (fewer tokens than dimensions): there M is the plain SVD of what is left.
     """

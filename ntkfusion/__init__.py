@@ -16,7 +16,7 @@ from ntkfusion._version import __version__
 
 if TYPE_CHECKING:
     from ntkfusion.checkpoints.load import load_model
-    from ntkfusion.clustering.kmeans import KMeansResult, kmeans
+    from ntkfusion.clustering.kmeans import KMeansResult, kmeans, kmeans_batch
     from ntkfusion.compression.activation_pruning import ActivationPruning
     from ntkfusion.compression.active_neurons import ActiveNeurons
     from ntkfusion.compression.compress import compress
@@ -98,6 +98,7 @@ _HOMES = {
     "dense_kernel": "kernels.oracle",
     "kernel_distance": "kernels.distance",
     "kmeans": "clustering.kmeans",
+    "kmeans_batch": "clustering.kmeans",
     "load_kernel_file": "reporting.kernel_file",
     "load_model": "checkpoints.load",
     "network_kernel": "kernels.network",
@@ -152,6 +153,7 @@ __all__ = [
     "full_kernel_distance",
     "kernel_distance",
     "kmeans",
+    "kmeans_batch",
     "load_kernel_file",
     "load_model",
     "network_kernel",

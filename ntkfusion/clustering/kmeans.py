@@ -1,22 +1,28 @@
-"""k-means by Lloyd's algorithm in Gram space, jitted, with greedy k-means++ seeding and restarts.
-
-Few points in a high dimension, many restarts: with G = ΘΘᵀ computed once,
-``‖θ_i − c_j‖² = G_ii − (2/n_j) Σ_{l∈C_j} G_il + (1/n_j²) Σ_{l,l'∈C_j} G_ll'``, so an iteration is two segment sums over
-G and the dimension is gone. Points are centred first and the reported inertia is recomputed from the points, because
-the formula cancels in float32. Centroids are formed once, at the end.
-"""
+"""k-means for neurons: few points in a high dimension, many clusters, several restarts, several layers."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.errors import InputError
+from ntkfusion.clustering.checks import Request, checked, one_for_each
+from ntkfusion.clustering.direct_form import block_size, direct_problem
+from ntkfusion.clustering.gram_form import gram_bytes, gram_problem
+from ntkfusion.clustering.problem import Problem
+from ntkfusion.clustering.restarts import Found, Pool, centroids_of, first_alone, in_this_context, num_workers, search
+from ntkfusion.kernels.memory import memory_limit as bytes_allowed
 from ntkfusion.models.pytree import pytree
+
+#: Problems that are worked on at a time: while the last restarts of one run, the next one starts.
+AT_A_TIME = 2
+
+_gram_problem = jax.jit(gram_problem)
+_direct_problem = jax.jit(direct_problem, static_argnames="block")
 
 
 @pytree
@@ -25,17 +31,23 @@ class KMeansResult:
 
     Attributes:
         labels: cluster of each point, [N].
-        centroids: means of the clusters, [c, D].
-        counts: cluster sizes n_j ≥ 1, [c].
-        inertia: Σ_i ‖θ_i − c_λ(i)‖², recomputed from the points.
+        centroids: weighted means of the clusters, [c, D].
+        counts: points per cluster, those of weight 0 left out; at least 1, [c].
+        mass: sums of the points' weights per cluster, [c].
+        inertia: Σ_i w_i ‖θ_i − c_λ(i)‖² in the metric of the columns, recomputed from the points.
         num_iterations: Lloyd iterations of the best restart.
+        restart_inertias: inertias of all restarts, [R].
+        restart_iterations: their Lloyd iterations, [R].
     """
 
     labels: Int[Array, " N"]
     centroids: Float[Array, "c D"]
     counts: Int[Array, " c"]
+    mass: Float[Array, " c"]
     inertia: Float[Array, ""]
     num_iterations: Int[Array, ""]
+    restart_inertias: Float[Array, " R"]
+    restart_iterations: Int[Array, " R"]
 
 
 def kmeans(
@@ -44,165 +56,148 @@ def kmeans(
     num_restarts: int = 10,
     seed: int | Array = 0,
     *,
+    weights: Float[Array, " _"] | None = None,
+    column_weights: Float[Array, " _"] | None = None,
     max_iterations: int = 300,
+    exchange: bool = True,
+    memory_limit: int | str | None = None,
 ) -> KMeansResult:
     """Cluster points by k-means and keep the best of several restarts.
 
     Each restart is seeded by greedy k-means++ (Arthur & Vassilvitskii 2007, with 2 + ⌊log c⌋ candidates per centre as
-    in scikit-learn) and iterated until no label changes. A cluster that empties takes the point farthest from its own
-    centroid. Ties go to the cluster with the lower index; the same seed gives the same result on the same machine.
+    in scikit-learn) and iterated by Lloyd's algorithm until no label changes. A cluster that empties takes the point
+    farthest from its own centroid. Then single points are exchanged while that lowers the inertia (Hartigan), which it
+    does by several per cent where clusters are small. Ties go to the cluster with the lower index; the same seed gives
+    the same result on the same machine.
 
     Args:
-        points: the points; the Gram matrix takes N² numbers.
-        num_clusters: c, at most N.
+        points: the points. Their Gram matrix is used if its N² numbers fit the memory limit, else blocks of points.
+        num_clusters: c, at most the number of points whose weight is not 0.
         num_restarts: independent seedings.
         seed: an integer, or a JAX random key.
+        weights: weight of each point; 2 is as good as the point twice, 0 as no point (it still gets a label).
+        column_weights: weights of the squared differences in each column.
         max_iterations: limit per restart.
+        exchange: whether single exchanges follow; without them the result is that of Lloyd alone.
+        memory_limit: bytes, or a text such as "2GiB"; by default a safe share of what is available.
 
     Returns:
         The clustering with the lowest inertia.
 
     Raises:
-        InputError: for counts out of range or points that are not finite.
+        InputError: for counts out of range, points that are not finite, or weights that are negative or all 0.
 
     >>> import jax.numpy as jnp
     >>> result = kmeans(jnp.array([[0.0], [1.0], [10.0], [11.0]]), 2)
     >>> sorted(result.centroids.ravel().tolist()), result.inertia.item()
     ([0.5, 10.5], 1.0)
     """
-    num_points = points.shape[0]
-    if not 1 <= num_clusters <= num_points:
-        raise InputError(f"num_clusters must be from 1 to the number of points, {num_points}; got {num_clusters}")
-    if num_restarts < 1 or max_iterations < 1:
-        raise InputError(f"num_restarts and max_iterations must be at least 1; got {num_restarts}, {max_iterations}")
-    if not bool(jnp.all(jnp.isfinite(points))):
-        raise InputError("points hold values that are not finite")
-    if num_clusters == num_points:
-        ones = jnp.ones(num_points, jnp.int32)
-        zero = jnp.zeros((), points.dtype)
-        return KMeansResult(jnp.arange(num_points, dtype=jnp.int32), points, ones, zero, jnp.zeros((), jnp.int32))
     key = jax.random.key(seed) if isinstance(seed, int) else seed
-    with jax.default_matmul_precision("highest"):
-        return _best_of_restarts(points, key, num_clusters, num_restarts, max_iterations)
+    request = checked(points, num_clusters, num_restarts, key, weights, column_weights, max_iterations, exchange)
+    return _solve_all([request], memory_limit)[0]
 
 
-@partial(jax.jit, static_argnames=("num_clusters", "num_restarts", "max_iterations"))
-def _best_of_restarts(
-    points: Float[Array, "N D"], key: Array, num_clusters: int, num_restarts: int, max_iterations: int
+def kmeans_batch(
+    problems: Sequence[Float[Array, "_ _"]] | Float[Array, "L N D"],
+    num_clusters: int | Sequence[int],
+    num_restarts: int = 10,
+    seed: int | Sequence[Array] = 0,
+    *,
+    weights: Sequence[Float[Array, " _"] | None] | None = None,
+    column_weights: Sequence[Float[Array, " _"] | None] | None = None,
+    max_iterations: int = 300,
+    exchange: bool = True,
+    memory_limit: int | str | None = None,
+) -> list[KMeansResult]:
+    """Cluster several sets of points, say one per layer, with the restarts of all of them sharing the cores.
+
+    Equal shapes share their compiled programs, and every result is what `kmeans` gives with the same key.
+
+    Args:
+        problems: the sets of points.
+        num_clusters: for all, or for each.
+        num_restarts: of each.
+        seed: an integer, from which problem i gets ``fold_in(key(seed), i)``, or a key for each.
+        weights: of the points of each problem; None in a place means 1.
+        column_weights: of the columns of each problem; None in a place means 1.
+        max_iterations: see `kmeans`.
+        exchange: see `kmeans`.
+        memory_limit: see `kmeans`.
+
+    Returns:
+        One result per problem.
+
+    Raises:
+        InputError: as in `kmeans`, before any problem is worked on, or if a list has another length.
+    """
+    count = len(problems)
+    lists = one_for_each(
+        count,
+        num_clusters=[num_clusters] * count if isinstance(num_clusters, int) else num_clusters,
+        seed=[jax.random.fold_in(jax.random.key(seed), i) for i in range(count)] if isinstance(seed, int) else seed,
+        weights=[None] * count if weights is None else weights,
+        column_weights=[None] * count if column_weights is None else column_weights,
+    )
+    requests = [
+        checked(points, clusters, num_restarts, key, point_weights, columns, max_iterations, exchange)
+        for points, (clusters, key, point_weights, columns) in zip(problems, lists, strict=True)
+    ]
+    return _solve_all(requests, memory_limit)
+
+
+def _solve_all(requests: Sequence[Request], memory_limit: int | str | None) -> list[KMeansResult]:
+    allowed = bytes_allowed(memory_limit)
+    at_a_time = min(AT_A_TIME, len(requests))
+    with Pool() as pool, ThreadPoolExecutor(max(at_a_time, 1)) as coordinators:
+        solve = [in_this_context(partial(_solve, request, allowed // at_a_time, pool)) for request in requests]
+        return [future.result() for future in [coordinators.submit(call) for call in solve]]
+
+
+def _solve(request: Request, allowed: int, pool: Pool) -> KMeansResult:
+    num_points, clusters = request.points.shape[0], request.num_clusters
+    if clusters == num_points:
+        labels, none = jnp.arange(num_points, dtype=jnp.int32), jnp.zeros(request.num_restarts, jnp.int32)
+        found = Found(labels, none[0], none.astype(request.points.dtype), none)
+    else:
+        keys = jax.random.split(request.key, request.num_restarts)
+        prepare = _preparation(request, allowed)
+        found = search(prepare, keys, clusters, request.max_iterations, request.exchange, pool)
+    call = partial(_result, request.points, request.weights, request.column_weights, found, clusters)
+    return first_alone(call)
+
+
+def _preparation(request: Request, allowed: int) -> partial[Problem]:
+    """How the problem is made: by its Gram matrix if that fits."""
+    arrays, clusters = (request.points, request.weights, request.column_weights), request.num_clusters
+    num_points, dimension = request.points.shape
+    if gram_bytes(num_points, dimension, clusters, request.points.dtype.itemsize, num_workers()) <= allowed:
+        return partial(_gram_problem, *arrays)
+    return partial(_direct_problem, *arrays, block_size(num_points, clusters))
+
+
+@partial(jax.jit, static_argnames="num_clusters")
+def _result(
+    points: Float[Array, "N D"],
+    weights: Float[Array, " N"],
+    column_weights: Float[Array, " D"],
+    found: Found,
+    num_clusters: int,
 ) -> KMeansResult:
-    centred = points - jnp.mean(points, axis=0, keepdims=True)
-    # squares of very large or small points leave float32's range
-    scale = jnp.max(jnp.abs(centred))
-    centred = centred / jnp.where(scale > 0, scale, 1)
-    # halved sum with the transpose: exact symmetry, so that distances of a point to itself are exactly 0
-    gram = centred @ centred.T
-    gram = 0.5 * (gram + gram.T)
-
-    def restart(key: Array) -> tuple[Int[Array, " N"], Int[Array, ""], Float[Array, ""]]:
-        labels, iterations = _lloyd(gram, _seed_labels(gram, key, num_clusters), num_clusters, max_iterations)
-        return labels, iterations, _summary(centred, labels, num_clusters)[2]
-
-    labels, iterations, inertias = jax.lax.map(restart, jax.random.split(key, num_restarts))
-    best = jnp.argmin(inertias)
-    centroids, counts, inertia = _summary(points, labels[best], num_clusters)
-    return KMeansResult(labels[best], centroids, counts, inertia, iterations[best])
-
-
-def _summary(
-    points: Float[Array, "N D"], labels: Int[Array, " N"], num_clusters: int
-) -> tuple[Float[Array, "c D"], Int[Array, " c"], Float[Array, ""]]:
-    """Centroids, counts and inertia of a labelling, from the points themselves."""
-    counts = _counts(labels, num_clusters)
-    sums = jax.ops.segment_sum(points, labels, num_clusters)
-    centroids = sums / counts[:, None].astype(points.dtype)
-    return centroids, counts, jnp.sum((points - centroids[labels]) ** 2)
-
-
-def _counts(labels: Int[Array, " N"], num_clusters: int) -> Int[Array, " c"]:
-    return jax.ops.segment_sum(jnp.ones_like(labels), labels, num_clusters)
-
-
-def _seed_labels(gram: Float[Array, "N N"], key: Array, num_clusters: int) -> Int[Array, " N"]:
-    """Labels of the nearest centre after greedy k-means++: of several candidates drawn, the one that helps most."""
-    num_points, trials = gram.shape[0], 2 + int(math.log(num_clusters))
-    diagonal = jnp.diag(gram)
-
-    def distances(chosen: Int[Array, " k"]) -> Float[Array, "k N"]:
-        return jnp.maximum(diagonal[None, :] - 2 * gram[chosen] + diagonal[chosen][:, None], 0)
-
-    def add_centre(
-        index: Int[Array, ""], state: tuple[Int[Array, " N"], Float[Array, " N"], Array]
-    ) -> tuple[Int[Array, " N"], Float[Array, " N"], Array]:
-        labels, closest, key = state
-        key, draw = jax.random.split(key)
-        cumulative = jnp.cumsum(closest)
-        targets = jax.random.uniform(draw, (trials,), closest.dtype) * cumulative[-1]
-        # clipped: rounding may leave a target at the very end
-        candidates = jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), num_points - 1)
-        to_candidates = distances(candidates)
-        best = jnp.argmin(jnp.sum(jnp.minimum(to_candidates, closest[None, :]), axis=1))
-        nearer = to_candidates[best] < closest
-        return (
-            jnp.where(nearer, index.astype(labels.dtype), labels),
-            jnp.where(nearer, to_candidates[best], closest),
-            key,
-        )
-
-    key, draw = jax.random.split(key)
-    first = jax.random.randint(draw, (1,), 0, num_points)
-    state = (jnp.zeros(num_points, jnp.int32), distances(first)[0], key)
-    return jax.lax.fori_loop(1, num_clusters, add_centre, state)[0]
-
-
-def _distances_to_clusters(
-    gram: Float[Array, "N N"], labels: Int[Array, " N"], num_clusters: int
-) -> Float[Array, "c N"]:
-    """Squared distances of all points to the centroids, less the part that is the same for every cluster, G_ii."""
-    counts = _counts(labels, num_clusters).astype(gram.dtype)
-    sums = jax.ops.segment_sum(gram, labels, num_clusters)
-    own = jnp.take_along_axis(sums, labels[None, :], axis=0)[0]
-    within = jax.ops.segment_sum(own, labels, num_clusters)
-    return (within / counts**2)[:, None] - (2 / counts)[:, None] * sums
-
-
-def _fill_empty(labels: Int[Array, " N"], distances: Float[Array, " N"], num_clusters: int) -> Int[Array, " N"]:
-    """Give every empty cluster the point farthest from its own centroid, never the last point of a cluster."""
-
-    def any_empty(labels: Int[Array, " N"]) -> Array:
-        return jnp.any(_counts(labels, num_clusters) == 0)
-
-    def fill_one(labels: Int[Array, " N"]) -> Int[Array, " N"]:
-        counts = _counts(labels, num_clusters)
-        movable = jnp.where(counts[labels] > 1, distances, -jnp.inf)
-        # a point that was moved sits alone in its cluster, so it is not moved again
-        return labels.at[jnp.argmax(movable)].set(jnp.argmax(counts == 0).astype(labels.dtype))
-
-    return jax.lax.while_loop(any_empty, fill_one, labels)
-
-
-def _lloyd(
-    gram: Float[Array, "N N"], labels: Int[Array, " N"], num_clusters: int, max_iterations: int
-) -> tuple[Int[Array, " N"], Int[Array, ""]]:
-    diagonal = jnp.diag(gram)
-    rounding = 8 * jnp.finfo(gram.dtype).eps * jnp.max(diagonal)
-
-    def unfinished(state: tuple[Int[Array, " N"], Array, Int[Array, ""]]) -> Array:
-        _, changed, iteration = state
-        return changed & (iteration < max_iterations)
-
-    def iterate(
-        state: tuple[Int[Array, " N"], Array, Int[Array, ""]],
-    ) -> tuple[Int[Array, " N"], Array, Int[Array, ""]]:
-        labels, _, iteration = state
-        distances = _distances_to_clusters(gram, labels, num_clusters)
-        own = jnp.take_along_axis(distances, labels[None, :], axis=0)[0]
-        # a point moves only if it gains more than rounding: equal centroids would exchange their points for ever
-        gains = jnp.min(distances, axis=0) < own - rounding
-        nearest = jnp.where(gains, jnp.argmin(distances, axis=0).astype(labels.dtype), labels)
-        nearest = _fill_empty(nearest, diagonal + jnp.min(distances, axis=0), num_clusters)
-        return nearest, jnp.any(nearest != labels), iteration + 1
-
-    labels = _fill_empty(labels, jnp.zeros_like(diagonal), num_clusters)
-    state = (labels, jnp.array(True), jnp.zeros((), jnp.int32))
-    labels, _, iterations = jax.lax.while_loop(unfinished, iterate, state)
-    return labels, iterations
+    """Centroids and inertia of a labelling in the given coordinates."""
+    # a form may have filled up its blocks
+    labels = found.labels[: points.shape[0]]
+    # about their mean, because sums of numbers far from 0 lose digits; a point alone is its centroid to the last digit
+    mean = jnp.mean(points, axis=0, keepdims=True)
+    alone = num_clusters == points.shape[0]
+    centroids = points if alone else mean + centroids_of(points - mean, labels, weights, num_clusters)
+    squares = (points - centroids[labels]) ** 2
+    return KMeansResult(
+        labels,
+        centroids,
+        jax.ops.segment_sum((weights > 0).astype(jnp.int32), labels, num_clusters),
+        jax.ops.segment_sum(weights, labels, num_clusters),
+        jnp.sum(weights[:, None] * column_weights[None, :] * squares),
+        found.iterations,
+        found.restart_inertias,
+        found.restart_iterations,
+    )

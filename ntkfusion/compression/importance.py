@@ -48,7 +48,8 @@ def fisher(block: MLPBlock, index: int, workspace: Workspace) -> Scores:
         The scores of w1 and w2.
 
     Raises:
-        InputError: if the run has neither squared gradients nor calibration inputs, or gradients of other shapes.
+        InputError: if the run has neither squared gradients nor calibration inputs, or squared gradients that are no
+            squares of gradients of this block.
 
     >>> block = MLPBlock(jnp.array([[1.0]]), None, jnp.array([[3.0]]), None, activation="relu")
     >>> scores = fisher(block, 0, Workspace(0, [jnp.array([[2.0]])]))
@@ -89,6 +90,8 @@ def _checked(given: Mapping[str, Array], name: str, weights: Float[Array, "input
             f"squared gradients of {name} must have its shape {weights.shape}; got {got}. "
             "Take them at the block that is compressed"
         )
+    if not bool(jnp.all((given[name] >= 0) & jnp.isfinite(given[name]))):
+        raise InputError(f"squared gradients of {name} must be finite and at least 0")
     return given[name].astype(weights.dtype)
 
 

@@ -57,3 +57,7 @@ def test_says_what_is_missing():
         fisher(block, 0, Workspace(0, squared_gradients=[{"w1": jnp.ones((5, 7))}]))
     with pytest.raises(InputError, match=r"its shape \(5, 7\); got shape \(7, 5\)"):
         fisher(block, 0, Workspace(0, squared_gradients=[{"w1": jnp.ones((7, 5))}]))
+    for value in (-1.0, jnp.nan):
+        given = {"w1": jnp.ones((5, 7)), "w2": jnp.ones((7, 3)).at[0, 0].set(value)}
+        with pytest.raises(InputError, match="of w2 must be finite and at least 0"):
+            fisher(block, 0, Workspace(0, squared_gradients=[given]))

@@ -39,7 +39,7 @@ def weighted_error(weights, approximation, importance):
     return float(np.sum(importance * np.sum((np.asarray(weights) - approximation) ** 2, axis=0)))
 
 
-def alternating_least_squares(weights, importance, rank, steps=4000):
+def alternating_least_squares(weights, importance, rank, steps=1000):
     """min Σ_i I_i ‖w_i − A b_i‖² by turns: given A every b_i is a least-squares fit, given B every row of A."""
     w, root = np.asarray(weights), np.sqrt(importance)
     left = np.random.default_rng(0).normal(size=(w.shape[0], rank))

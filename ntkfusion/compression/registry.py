@@ -24,10 +24,17 @@ from ntkfusion.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A named method: how to build it for a width, and what it is in one line."""
+    """A named method: how to build it for a width, and what it is in one line.
+
+    Attributes:
+        build: width → method.
+        description: what it is.
+        default: whether ``ntkfusion compare`` runs it unasked; variants for specialists and slow ones have to be named.
+    """
 
     build: Callable[[float], Method]
     description: str
+    default: bool = True
 
 
 #: Name → method, in the order in which tables show them.
@@ -36,13 +43,17 @@ METHODS: dict[str, Entry] = {
         lambda width: MLPFusion(width), "MLP Fusion V1: k-means centroids of the neurons, cluster sizes as constants"
     ),
     "mlp-fusion-v0": Entry(
-        lambda width: MLPFusion(width, variant="v0"), "MLP Fusion V0: centroids alone, cluster sizes forgotten"
+        lambda width: MLPFusion(width, variant="v0"),
+        "MLP Fusion V0: centroids alone, cluster sizes forgotten",
+        default=False,
     ),
     "mlp-fusion-v2": Entry(
         lambda width: MLPFusion(width, variant="v2"), "MLP Fusion V2: cluster sizes multiplied into the output weights"
     ),
     "mlp-fusion-v3": Entry(
-        lambda width: MLPFusion(width, variant="v3"), "MLP Fusion V3: all weights times the root of the cluster size"
+        lambda width: MLPFusion(width, variant="v3"),
+        "MLP Fusion V3: all weights times the root of the cluster size",
+        default=False,
     ),
     "mlp-fusion-v4": Entry(
         lambda width: MLPFusion(width, variant="v4"),
@@ -50,14 +61,19 @@ METHODS: dict[str, Entry] = {
     ),
     "svd": Entry(lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"),
     "svd-left": Entry(
-        lambda width: SVD(width, split="left"), "The same SVD, split UΣ | Vᵀ: same function, other kernels"
+        lambda width: SVD(width, split="left"),
+        "The same SVD, split UΣ | Vᵀ: same function, other kernels",
+        default=False,
     ),
     "svd-fisher": Entry(
-        lambda width: WeightedSVD(width), "SVD that weighs every output of a matrix by its Fisher information (FWSVD)"
+        lambda width: WeightedSVD(width),
+        "SVD that weighs every output of a matrix by its Fisher information (FWSVD)",
+        default=False,
     ),
     "svd-sparsity": Entry(
         lambda width: WeightedSVD(width, importance="survivors", prune="first-order"),
         "Matrices pruned by first-order scores, then an SVD that weighs outputs by the entries left (LPAF)",
+        default=False,
     ),
     "svd-whitened": Entry(
         lambda width: WhitenedSVD(width), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
@@ -65,29 +81,38 @@ METHODS: dict[str, Entry] = {
     "autoencoder": Entry(
         lambda width: Autoencoder(width),
         "Rows as latents, norms and a decoder that all layers share; kernels of the decoded weights",
+        default=False,
     ),
     "autoencoder-layer": Entry(
         lambda width: Autoencoder(width, sharing="layer"),
         "The same with a decoder for every matrix; kernels of the decoded weights",
+        default=False,
     ),
     "autoencoder-linear": Entry(
         lambda width: Autoencoder(width, linear=True),
         "Linear encoder and decoder, shared by all layers; kernels of the decoded weights",
+        default=False,
     ),
     "kronecker": Entry(
         lambda width: Kronecker(width),
         "Best sums of Kronecker products at equal parameters; kernels of the decoded weights",
+        default=False,
     ),
     "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
     "sketch-top-k": Entry(
-        lambda width: Sketch(width, top_k=1 / 3), "A third of the kept neurons are the largest, the rest is sketched"
+        lambda width: Sketch(width, top_k=1 / 3),
+        "A third of the kept neurons are the largest, the rest is sketched",
+        default=False,
     ),
     "mmd": Entry(
-        lambda width: MMDPoints(width), "Free points with the distribution of the neurons (least MMD), times √(m/c)"
+        lambda width: MMDPoints(width),
+        "Free points with the distribution of the neurons (least MMD), times √(m/c)",
+        default=False,
     ),
     "mmd-double-b2": Entry(
         lambda width: MMDPoints(width, scale_b2=True),
         "The same with the output bias times √(m/c) too, as it was published (historical)",
+        default=False,
     ),
     "structured-pruning": Entry(lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"),
     "active-neurons": Entry(
@@ -96,10 +121,12 @@ METHODS: dict[str, Entry] = {
     "magnitude-pruning": Entry(
         lambda width: WeightPruning(width),
         "The largest weights of each matrix, at equal parameters (masks not counted)",
+        default=False,
     ),
     "first-order-pruning": Entry(
         lambda width: WeightPruning(width, score="first-order", scope="block"),
         "The weights of the block with the largest |w|√Fisher, at equal parameters",
+        default=False,
     ),
     "activation-pruning": Entry(
         lambda width: ActivationPruning(width), "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs"

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from ntkfusion.clustering.kmeans import KMeansResult, kmeans, kmeans_batch
     from ntkfusion.compression.activation_pruning import ActivationPruning
     from ntkfusion.compression.active_neurons import ActiveNeurons
+    from ntkfusion.compression.autoencoder.method import Autoencoder
+    from ntkfusion.compression.autoencoder.training import Training
     from ntkfusion.compression.compress import compress
+    from ntkfusion.compression.compress_matrices import CodedStore, MatrixReport, compress_matrices
     from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
+    from ntkfusion.compression.kronecker import Kronecker
+    from ntkfusion.compression.matrices import LowRank
     from ntkfusion.compression.mlp_fusion import MLPFusion
     from ntkfusion.compression.mmd import MMDPoints
     from ntkfusion.compression.random_neurons import RandomNeurons
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
     from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
+    from ntkfusion.models.coded import CodedBlock, as_dense_weights
     from ntkfusion.models.config import BertConfig
     from ntkfusion.models.gated import GatedBlock
     from ntkfusion.models.masked import MaskedBlock
@@ -50,6 +56,15 @@ if TYPE_CHECKING:
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
 
 _HOMES = {
+    "Autoencoder": "compression.autoencoder.method",
+    "Training": "compression.autoencoder.training",
+    "Kronecker": "compression.kronecker",
+    "LowRank": "compression.matrices",
+    "compress_matrices": "compression.compress_matrices",
+    "CodedStore": "compression.compress_matrices",
+    "MatrixReport": "compression.compress_matrices",
+    "CodedBlock": "models.coded",
+    "as_dense_weights": "models.coded",
     "row_mesh": "kernels.devices",
     "fetch": "kernels.devices",
     "estimate_sequence_kernel": "kernels.sequence",
@@ -110,10 +125,13 @@ __all__ = [
     "SVD",
     "ActivationPruning",
     "ActiveNeurons",
+    "Autoencoder",
     "BertConfig",
     "BlockInputs",
     "BlockReport",
     "CheckpointError",
+    "CodedBlock",
+    "CodedStore",
     "Compressed",
     "Estimate",
     "FactorizedBlock",
@@ -123,11 +141,14 @@ __all__ = [
     "KMeansResult",
     "KernelDistance",
     "KernelFile",
+    "Kronecker",
     "LayerwiseMethod",
+    "LowRank",
     "MLPBlock",
     "MLPFusion",
     "MMDPoints",
     "MaskedBlock",
+    "MatrixReport",
     "Method",
     "MixtureBlock",
     "Model",
@@ -136,15 +157,18 @@ __all__ = [
     "RandomNeurons",
     "Sketch",
     "StructuredPruning",
+    "Training",
     "WeightPruning",
     "WeightedSVD",
     "WhitenedSVD",
     "Workspace",
     "__version__",
+    "as_dense_weights",
     "block_kernel",
     "build_method",
     "collect_block_inputs",
     "compress",
+    "compress_matrices",
     "dense_kernel",
     "estimate_block_kernel",
     "estimate_network_kernel",

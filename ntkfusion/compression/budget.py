@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.models.codes import row_norms
+from ntkfusion.models.codes import unit_rows
 from ntkfusion.models.mlp import MLPBlock
 
 
@@ -25,6 +25,6 @@ def matrix_budgets(block: MLPBlock, neurons: int) -> tuple[int, int]:
 
 def fidelity(decoded: Float[Array, "n k"], rows: Float[Array, "n k"]) -> dict[str, float]:
     """The mean cosine between decoded and original rows, and ‖decoded − original‖ / ‖original‖ (Frobenius)."""
-    cosines = jnp.sum(decoded * rows, axis=1) / (row_norms(decoded) * row_norms(rows))
+    cosines = jnp.sum(unit_rows(decoded) * unit_rows(rows), axis=1)
     error = jnp.linalg.norm(decoded - rows) / jnp.maximum(jnp.linalg.norm(rows), jnp.finfo(rows.dtype).tiny)
     return {"cosine": float(jnp.mean(cosines)), "relative_error": float(error)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -44,6 +44,7 @@ class Encoded:
     details: Mapping[str, float]
 
 
+@runtime_checkable
 class Codec(Protocol):
     """A way to code matrices."""
 

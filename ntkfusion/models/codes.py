@@ -39,6 +39,11 @@ def row_norms(rows: Float[Array, "n k"]) -> Float[Array, " n"]:
     return jnp.sqrt(jnp.maximum(squares, jnp.finfo(rows.dtype).tiny))
 
 
+def unit_rows(rows: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """The rows at length 1; rows of zeros stay."""
+    return rows / row_norms(rows)[:, None]
+
+
 class Code:
     """What every coded matrix has beside ``decode()``."""
 
@@ -113,8 +118,7 @@ class LatentMatrix(Code):
 
     def decode(self) -> Float[Array, "rows columns"]:
         """The dense matrix."""
-        rows = decode_rows(self.decoder, self.latents)
-        rows = rows * (self.norms / row_norms(rows))[:, None]
+        rows = self.norms[:, None] * unit_rows(decode_rows(self.decoder, self.latents))
         return rows.T if self.transposed else rows
 
 

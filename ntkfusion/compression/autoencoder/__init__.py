@@ -1,0 +1,1 @@
+"""Offline autoencoder: rows of weight matrices as latents and a small decoder."""

@@ -1,0 +1,154 @@
+"""The offline autoencoder as a compression method and as a codec of single matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax
+from jaxtyping import Array, Float
+
+from ntkfusion.compression.autoencoder.coding import Scales, Sharing, encode_together, groups, sizes_of
+from ntkfusion.compression.autoencoder.sizes import Sizes
+from ntkfusion.compression.autoencoder.training import Training
+from ntkfusion.compression.autoencoder.weights import RowImportance, row_weights
+from ntkfusion.compression.budget import matrix_budgets
+from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace, require_dense
+from ntkfusion.compression.importance import fisher
+from ntkfusion.compression.matrices import Encoded, Matrix
+from ntkfusion.errors import InputError
+from ntkfusion.models.coded import CodedBlock
+from ntkfusion.models.mlp import Block, MLPBlock
+
+OutputRows = Literal["outputs", "neurons"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoder(Method):
+    """Rows of W1 and W2 as latents, row norms and a decoder; the encoder is discarded.
+
+    Source: Banaei et al. 2023, "Revisiting Offline Compression" (arXiv 2302.04045), from its code: networks, loss, norm
+    restoring and schedule. Different here: row norms are counted, the epoch is chosen by the training loss and not by
+    test data, batches are larger. Needs no data, unless `importance` asks for it. At width 1 nothing is coded.
+
+    Attributes:
+        width: the width of the dense block whose parameter count is matched.
+        ratio: if given, replaces the width: each matrix is stored in its size / ratio numbers.
+        linear: one affine map each as encoder and decoder.
+        sharing: "model", one decoder for the w1 of all layers and one for their w2; or "layer", one per matrix.
+        output_rows: the rows of W2: "outputs", as in PyTorch's layout, o rows of m numbers; or "neurons", m rows of o.
+            The rows of W1 are its neurons either way.
+        scales: the lengths of decoded rows: "exact", those of the originals; or "fitted", the nearest point.
+        importance: whether all rows count alike, or by "fisher" or "l1" (see `weights.row_weights`), which takes a
+            task's squared gradients or else calibration inputs.
+        training: epochs, batch, rates.
+    """
+
+    ratio: float | None = None
+    linear: bool = False
+    sharing: Sharing = "model"
+    output_rows: OutputRows = "outputs"
+    scales: Scales = "exact"
+    importance: RowImportance = "none"
+    training: Training = dataclasses.field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: for a width or ratio out of range or an unknown choice.
+        """
+        super().__post_init__()
+        if self.ratio is not None and not 1 <= self.ratio < float("inf"):
+            raise InputError(f"ratio is the number of original per stored number, at least 1; got {self.ratio}")
+        choices = {"sharing": Sharing, "output_rows": OutputRows, "scales": Scales, "importance": RowImportance}
+        for name, known in choices.items():
+            if getattr(self, name) not in get_args(known):
+                raise InputError(
+                    f"unknown {name} {getattr(self, name)!r} of the autoencoder; known: {', '.join(get_args(known))}"
+                )
+
+    @property
+    def kept(self) -> float:
+        """The fraction of a matrix's numbers that its code may take."""
+        return self.width if self.ratio is None else 1 / self.ratio
+
+    def check(self, blocks: Sequence[Block]) -> None:
+        """Refuse blocks that are not dense, and budgets that no latent fits into; see `Method.check`."""
+        for coded, name in zip(self._matrices(self._dense(blocks), None), ("w1", "w2"), strict=True):
+            self.check_matrices(name, coded)
+
+    def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
+        """Code the matrices of all blocks; see `Method.compress`."""
+        self.check(blocks)
+        start, dense = time.perf_counter(), self._dense(blocks)
+        workspace.charged()
+        matrices = self._matrices(dense, workspace)
+        pairs = zip(
+            *(self.encode(name, m, workspace) for name, m in zip(("w1", "w2"), matrices, strict=True)), strict=True
+        )
+        coded = iter([jax.block_until_ready(pair) for pair in pairs])
+        results = [(block, {}) if self._keeps(block) else _coded_block(block, *next(coded)) for block in dense]
+        seconds = (time.perf_counter() - start + workspace.charged()) / max(1, len(blocks))
+        reports = [
+            BlockReport(new.hidden_width, new.num_parameters, old.num_parameters, seconds, details)
+            for (new, details), old in zip(results, blocks, strict=True)
+        ]
+        return Compressed(tuple(block for block, _ in results), tuple(reports))
+
+    def check_matrices(self, name: str, matrices: Sequence[Matrix]) -> None:
+        """Refuse budgets that no latent fits into; see `ntkfusion.compression.matrices.Codec.check_matrices`."""
+        self._plan(name, matrices)
+
+    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
+        """Code matrices of one kind; those of one shape and budget share a decoder if `sharing` is "model"."""
+        encoded: dict[int, Encoded] = {}
+        for number, (members, sizes) in enumerate(plan := self._plan(name, matrices)):
+            what = f"autoencoder of {name}" + (f", {number + 1} of {len(plan)}" if len(plan) > 1 else "")
+
+            def report(fraction: float, what: str = what) -> None:
+                workspace.progress(what, fraction)
+
+            key = workspace.key(f"autoencoder {name}", number)
+            alike = [matrices[index] for index in members]
+            codes = encode_together(alike, sizes, key, self.training, self.scales, report)
+            encoded |= dict(zip(members, codes, strict=True))
+        return [encoded[index] for index in range(len(matrices))]
+
+    def _plan(self, name: str, matrices: Sequence[Matrix]) -> list[tuple[list[int], Sizes]]:
+        members = groups(matrices, self.sharing)
+        return [(group, sizes_of(name, [matrices[index] for index in group], linear=self.linear)) for group in members]
+
+    def _dense(self, blocks: Sequence[Block]) -> list[MLPBlock]:
+        return [require_dense(block, type(self).__name__) for block in blocks]
+
+    def _keeps(self, block: MLPBlock) -> bool:
+        """Whether the budget is the whole block."""
+        return self.kept_neurons(block.hidden_width) >= block.hidden_width if self.ratio is None else self.ratio == 1
+
+    def _matrices(self, blocks: Sequence[MLPBlock], workspace: Workspace | None) -> tuple[list[Matrix], list[Matrix]]:
+        """W1 and W2 of the blocks that are coded; without a workspace their row weights are left out."""
+        pairs = [self._pair(block, index, workspace) for index, block in enumerate(blocks) if not self._keeps(block)]
+        return [first for first, _ in pairs], [second for _, second in pairs]
+
+    def _pair(self, block: MLPBlock, index: int, workspace: Workspace | None) -> tuple[Matrix, Matrix]:
+        budgets = matrix_budgets(block, self.kept_neurons(block.hidden_width))
+        if self.ratio is not None:
+            budgets = int(block.w1.size / self.ratio), int(block.w2.size / self.ratio)
+        by_output = self.output_rows == "outputs"
+        weights: list[Float[Array, " n"] | None] = [None, None]
+        if workspace is not None and self.importance != "none":
+            scores = fisher(block, index, workspace)
+            rows = scores["w1"].T, scores["w2"].T if by_output else scores["w2"]
+            weights = [row_weights(squared, self.importance) for squared in rows]
+        return Matrix(block.w1, budgets[0], True, weights[0]), Matrix(block.w2, budgets[1], by_output, weights[1])
+
+
+def _coded_block(block: MLPBlock, first: Encoded, second: Encoded) -> tuple[CodedBlock, dict[str, float]]:
+    """The block with both codes, and what was measured of them by name of the matrix."""
+    details = {
+        f"{name}_{key}": value for name, e in (("w1", first), ("w2", second)) for key, value in e.details.items()
+    }
+    return CodedBlock(first.code, block.b1, second.code, block.b2, activation=block.activation), details

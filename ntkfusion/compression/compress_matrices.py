@@ -1,0 +1,156 @@
+"""Code chosen weight matrices of a model, whatever part of the network they are in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from ntkfusion.compression.budget import fidelity
+from ntkfusion.compression.compress import check_layers
+from ntkfusion.compression.matrices import Codec, Encoded, Matrix
+from ntkfusion.compression.workspace import Workspace
+from ntkfusion.errors import InputError
+from ntkfusion.models.codes import MatrixCode
+from ntkfusion.models.model import Model, Params
+
+#: Kind of matrix → where it is among the parameters. Rows of embeddings are tokens; the rows of all other matrices are
+#: output neurons, which are columns of our kernels (inputs × outputs).
+PATHS: dict[str, str] = {
+    "embeddings": "embeddings/word/embedding",
+    "query": "layer_{layer}/attention/query/kernel",
+    "key": "layer_{layer}/attention/key/kernel",
+    "value": "layer_{layer}/attention/value/kernel",
+    "attention_output": "layer_{layer}/attention/output/kernel",
+    "intermediate": "layer_{layer}/mlp/w1",
+    "output": "layer_{layer}/mlp/w2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixReport:
+    """What coding one matrix cost and gave.
+
+    Attributes:
+        kind: a key of `PATHS`.
+        parameters: numbers stored for it, its share of a common decoder included.
+        original_parameters: numbers of the matrix.
+        cosine: the mean cosine between decoded and original rows.
+        relative_error: ‖decoded − original‖ / ‖original‖ (Frobenius).
+        details: what the codec measured on the way.
+    """
+
+    kind: str
+    parameters: int
+    original_parameters: int
+    cosine: float
+    relative_error: float
+    details: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedStore:
+    """All that has to be stored of the coded matrices.
+
+    Attributes:
+        codes: path of the parameter → its code. Matrices that share a decoder hold the same arrays.
+        reports: path → what coding it cost and gave.
+    """
+
+    codes: Mapping[str, MatrixCode]
+    reports: Mapping[str, MatrixReport]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers stored for all matrices; what they share counts once."""
+        return sum(code.num_parameters for code in self.codes.values())
+
+    def decode(self) -> dict[str, Float[Array, "rows columns"]]:
+        """Path → dense matrix."""
+        return {path: code.decode() for path, code in self.codes.items()}
+
+
+def compress_matrices(
+    model: Model,
+    codec: Codec,
+    *,
+    kinds: Iterable[str] = ("intermediate", "output"),
+    layers: Iterable[int] | None = None,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Model, CodedStore]:
+    """A model some of whose matrices went through a codec: attention, embeddings, MLP blocks.
+
+    Args:
+        model: the original; it is not changed.
+        codec: for example ``Autoencoder(ratio=10)``, ``Kronecker(width=0.1)`` or ``LowRank(width=0.1)``. Each matrix
+            may take the fraction of its numbers that the codec keeps; biases stay.
+        kinds: which matrices, keys of `PATHS`; those of one kind share a decoder if the codec has one to share.
+        layers: of which layers; by default all.
+        seed: drives all randomness.
+        progress: told what is being done and which fraction of it is finished.
+
+    Returns:
+        The model with decoded dense matrices, and the codes with a report each.
+
+    Raises:
+        InputError: before any work, for a kind or layer that does not exist, a matrix that is not dense any more, or a
+            budget that is too small.
+    """
+    if codec.kept >= 1:
+        raise InputError(
+            "a codec that may keep every number has nothing to do; choose a width below 1 or a ratio above"
+        )
+    chosen = check_layers(layers, model.config.num_hidden_layers)
+    requests = {kind: _matrices(model, kind, chosen, codec.kept) for kind in _check_kinds(kinds)}
+    for kind, matrices in requests.items():
+        codec.check_matrices(kind, list(matrices.values()))
+    workspace = Workspace(seed, progress=progress)
+    codes: dict[str, MatrixCode] = {}
+    reports: dict[str, MatrixReport] = {}
+    for kind, matrices in requests.items():
+        encoded = codec.encode(kind, list(matrices.values()), workspace)
+        for (path, matrix), result in zip(matrices.items(), encoded, strict=True):
+            codes[path], reports[path] = result.code, _report(kind, matrix, result)
+    store = CodedStore(codes, reports)
+    return dataclasses.replace(model, params=_exchanged(model.params, store.decode())), store
+
+
+def _check_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
+    chosen = tuple(kinds)
+    unknown = [kind for kind in chosen if kind not in PATHS]
+    if unknown or not chosen or len(set(chosen)) != len(chosen):
+        raise InputError(f"kinds must name matrices, each once, out of {', '.join(PATHS)}; got {', '.join(chosen)}")
+    return chosen
+
+
+def _matrices(model: Model, kind: str, layers: tuple[int, ...], kept: float) -> dict[str, Matrix]:
+    """Path → matrix of one kind; there is one for all layers if the path names no layer."""
+    found = {}
+    for path in dict.fromkeys(PATHS[kind].format(layer=layer) for layer in layers):
+        array: Any = model.params
+        for part in path.split("/"):
+            array = array.get(part) if isinstance(array, Mapping) else None
+        if array is None:
+            raise InputError(f"the model has no dense matrix {path}; code the matrices before its block is compressed")
+        found[path] = Matrix(array, int(kept * array.size), transposed=kind != "embeddings")
+    return found
+
+
+def _report(kind: str, matrix: Matrix, result: Encoded) -> MatrixReport:
+    decoded = result.code.decode()
+    measured = fidelity(decoded.T if matrix.transposed else decoded, matrix.rows)
+    return MatrixReport(kind, result.code.num_parameters, matrix.array.size, **measured, details=result.details)
+
+
+def _exchanged(params: Params, arrays: Mapping[str, Array]) -> Params:
+    """Nested parameters with the arrays under some paths exchanged."""
+    for path, array in arrays.items():
+        params = _with(params, path.split("/"), array)
+    return params
+
+
+def _with(tree: Params, parts: list[str], array: Array) -> Params:
+    return {**tree, parts[0]: _with(tree[parts[0]], parts[1:], array) if parts[1:] else array}

@@ -33,10 +33,12 @@ class Compare:
     Attributes:
         model: `minilm` (the packaged demo model), a Hugging Face folder, or a hub id such as `org/name`.
         text: A UTF-8 file with one sentence per line; by default sentences that ship with the package.
-        methods: Names of methods; by default all of them. `ntkfusion compare --list-methods` explains each.
+        methods: Names of methods; by default a selection of about a dozen, `all` for every one that
+            `ntkfusion compare --list-methods` explains.
         width: Kept fractions of the hidden width, each above 0 and at most 1.
         layers: Indices of the layers to compress; by default all.
-        tokens: Held-out tokens that kernels and outputs are measured on (and as many again for calibration).
+        tokens: Held-out tokens that kernels and outputs are measured on.
+        calibration_tokens: Tokens of other sentences for methods that look at text; all that there are, if fewer.
         words_only: Leave out [CLS], [SEP] and other special tokens, whose outputs are many times larger than those of
             words and weigh heavily in every norm.
         restarts: Restarts of k-means.
@@ -52,6 +54,7 @@ class Compare:
     width: tuple[float, ...] = (0.125, 0.25, 0.5)
     layers: tuple[int, ...] = ()
     tokens: int = 512
+    calibration_tokens: int = 8192
     words_only: Flag = False
     restarts: int = 10
     seed: int = 0

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file, save_file
 from ntkfusion.checkpoints.sources import find_folder
 from ntkfusion.cli import Interrupts, main
 
-FAST = ["--width", "0.25", "--tokens", "16", "--restarts", "1", "--layers", "0", "5"]
+FAST = ["--width", "0.25", "--tokens", "16", "--calibration-tokens", "48", "--restarts", "1", "--layers", "0", "5"]
+#: Methods that take no time.
+QUICK = ("mlp-fusion", "mlp-fusion-v4", "svd", "sketch", "structured-pruning", "activation-pruning", "random-neurons")
 
 
 def run(capsys, *arguments):
@@ -70,9 +72,9 @@ def test_inspect_adds_up(capsys):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A small comparison of every method on the real model."""
+    """A small comparison on the real model."""
     folder = tmp_path_factory.mktemp("compare") / "out"
-    main(["compare", "minilm", *FAST, "--out", str(folder)])
+    main(["compare", "minilm", "--methods", *QUICK, *FAST, "--out", str(folder)])
     return folder
 
 
@@ -83,13 +85,11 @@ def numbers(folder):
 
 
 def test_compare_writes_a_whole_report(report):
-    from ntkfusion.compression.registry import METHODS
-
     names = {file.name for file in report.iterdir()} - {".ntkfusion"}
     pictures = {"error_by_layer.png", "error_by_width.png", "kernels_sgd.png", "kernels_sign.png"}
     assert names == {"results.json", "table.md", "index.html", *pictures}
     rows = numbers(report)
-    assert [(row["method"], row["layer"]) for row in rows] == [(name, layer) for name in METHODS for layer in (0, 5)]
+    assert [(row["method"], row["layer"]) for row in rows] == [(name, layer) for name in QUICK for layer in (0, 5)]
     for row in rows:
         for error in ("output_error", "sgd_kernel_error", "sign_kernel_error"):
             assert np.isfinite(row[error])
@@ -97,8 +97,9 @@ def test_compare_writes_a_whole_report(report):
         assert 0.24 < row["parameters"] / row["original_parameters"] <= 0.251
     results = json.loads((report / "results.json").read_text())
     assert results["settings"]["layers"] == [0, 5]
-    assert results["inputs"]["held_out_tokens"] == 16
-    options = "--width 0.25 --layers 0 5 --tokens 16 --restarts 1"
+    assert (results["inputs"]["held_out_tokens"], results["inputs"]["calibration_tokens"]) == (16, 48)
+    assert "48 calibration tokens · 16 held-out tokens" in (report / "table.md").read_text()
+    options = f"--methods {' '.join(QUICK)} --width 0.25 --layers 0 5 --tokens 16 --calibration-tokens 48 --restarts 1"
     assert results["command"] == f"ntkfusion compare minilm {options} --out {report}"
     assert not [file for file in report.parent.iterdir() if file != report]
 
@@ -186,6 +187,8 @@ def test_broken_checkpoints_say_what_is_broken(tmp_path, capsys, damage, message
         (["minilm", "--layers", "-1"], "layer -1 does not exist; this model has layers 0 to 5"),
         (["minilm", "--methods", "svd", "--width", "0.001"], "choose a larger width"),
         (["minilm", "--tokens", "1"], "--tokens must be at least 2, got 1"),
+        (["minilm", "--calibration-tokens", "1"], "--calibration-tokens must be at least 2, got 1"),
+        (["minilm", "--methods", "all", "svd"], "--methods all means every method and takes no other names"),
         (["minilm", "--restarts", "0"], "--restarts must be at least 1, got 0"),
         (["minilm", "--seed", "-1"], "--seed must be from 0"),
         (["minilm", "--text", "missing.txt"], "text file missing.txt does not exist"),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compare import Reference, _check_memory, _unseen, count_steps, make_plan, run
+from ntkfusion.compare import _compress, count_steps, make_plan, run
+from ntkfusion.compression.contract import LayerwiseMethod
+from ntkfusion.compression.registry import METHODS, Entry
 from ntkfusion.data.inputs import collect_block_inputs
 from ntkfusion.errors import InputError
 from ntkfusion.options import Compare
@@ -16,7 +18,8 @@ from ntkfusion.options import Compare
 @pytest.fixture(scope="module")
 def measured():
     steps = []
-    plan = make_plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.5), layers=(3,), tokens=24, restarts=2))
+    few = {"layers": (3,), "tokens": 24, "calibration_tokens": 40, "restarts": 2}
+    plan = make_plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.5), **few))
     return plan, steps, run(plan, lambda what, done: steps.append((what, done)))
 
 
@@ -49,11 +52,45 @@ def test_calibration_and_held_out_sentences_do_not_mix(measured):
     assert len(plan.calibration) == len(plan.held_out) == 160
 
 
-def test_sentences_that_only_the_tokenizer_makes_equal_do_not_leak(minilm):
-    others = ["Hello there", "Something else."]
-    assert _unseen(minilm, ["hello THERE", "New words."], others) == ["New words."]
-    with pytest.raises(InputError, match="the same to the model's tokenizer"):
-        _unseen(minilm, ["hello there", "HELLO  there"], others)
+def test_calibration_has_its_own_number_of_tokens(measured):
+    _, _, result = measured
+    assert result.comparison.settings["calibration_tokens"] == 40
+    counts = [result.comparison.inputs[f"{which}_tokens"] for which in ("calibration", "held_out")]
+    assert counts == [40, 24]
+
+
+class Talkative(LayerwiseMethod):
+    """Leaves every block as it is, and says so."""
+
+    def compress_block(self, block, index, workspace):
+        assert workspace.inputs(index).shape == (5, 384)
+        workspace.progress(f"layer {index}", (index + 1) / 2)
+        return block, {}
+
+
+def test_long_methods_say_how_far_they_are(monkeypatch, minilm):
+    monkeypatch.setitem(METHODS, "talk", Entry(Talkative, "talks"))
+    plan, steps = make_plan(Compare(methods=("talk",), width=(0.5, 1.0))), []
+    inputs = [jnp.zeros((5, 384))] * 2
+    done = list(_compress(plan, minilm.mlp_blocks()[:2], inputs, lambda *said: steps.append(said)))
+    assert [(name, width) for name, width, _ in done] == [("talk", 0.5), ("talk", 1.0)]
+    assert steps[:3] == [
+        ("talk at width 0.5", 2),
+        ("talk at width 0.5: layer 0, 50 %", 2),
+        ("talk at width 0.5: layer 1, 100 %", 2),
+    ]
+    assert [done for _, done in steps] == [2, 2, 2, 3, 3, 3]
+
+
+def test_methods_unasked_are_the_main_ones_and_all_are_all(monkeypatch):
+    monkeypatch.setitem(METHODS, "for-specialists", Entry(Talkative, "rarely wanted", default=False))
+    main, everything = (make_plan(Compare(methods=asked)).methods for asked in ((), ("all",)))
+    assert everything == tuple(METHODS)
+    assert set(everything) - set(main) == {name for name, entry in METHODS.items() if not entry.default}
+    assert "for-specialists" not in main
+    assert {"mlp-fusion", "svd", "random-neurons"} <= set(main)
+    with pytest.raises(InputError, match="takes no other names"):
+        make_plan(Compare(methods=("svd", "all")))
 
 
 def test_a_method_that_does_not_apply_is_refused_before_any_work():
@@ -64,11 +101,6 @@ def test_a_method_that_does_not_apply_is_refused_before_any_work():
     assert steps == ["loading the model"]
 
 
-def test_more_tokens_than_memory_has_room_for():
-    with pytest.raises(InputError, match=r"ask for --tokens [0-9]+ or fewer"):
-        _check_memory(10**7, 6)
-
-
 def test_gallery_shows_the_words_of_the_middle_layer(measured):
     _, _, result = measured
     (gallery,) = result.galleries
@@ -76,9 +108,3 @@ def test_gallery_shows_the_words_of_the_middle_layer(measured):
     assert "[CLS]" not in gallery.tokens
     assert gallery.kernels["sgd"].keys() == {"original", "mlp-fusion", "svd"}
     assert gallery.kernels["sign"]["svd"].shape == (32, 32)
-
-
-def test_a_block_has_no_error_against_itself(minilm):
-    block = minilm.mlp_blocks()[0]
-    reference = Reference.of(block, jnp.ones((4, 384)))
-    assert set(reference.errors(block).values()) == {0.0}

@@ -104,6 +104,20 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
     return encodings, encoded["special_tokens_mask"]
 
 
+def unseen_sentences(model: Model, sentences: Sequence[str], others: Sequence[str], *, max_length: int) -> list[str]:
+    """The sentences that the tokenizer does not make equal to one of the others.
+
+    Raises:
+        InputError: if none is left; as `tokenize`.
+    """
+    taken = {tuple(ids) for ids in tokenize(model, others, max_length=max_length)[0]}
+    encodings = tokenize(model, sentences, max_length=max_length)[0]
+    kept = [sentence for sentence, ids in zip(sentences, encodings, strict=True) if tuple(ids) not in taken]
+    if not kept:
+        raise InputError("all sentences of the text are the same to the model's tokenizer; give more varied text")
+    return kept
+
+
 def _collect(
     model: Model, encodings: list[list[int]], sample: list[tuple[int, int]], batch_size: int
 ) -> tuple[Float[Array, "N d"], ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.data.inputs import collect_block_inputs, tokenize
+from ntkfusion.data.inputs import collect_block_inputs, tokenize, unseen_sentences
 from ntkfusion.errors import InputError
 
 SENTENCES = [
@@ -76,3 +76,10 @@ def test_models_without_tokenizer_or_with_a_foreign_one_say_so(minilm):
     small = dataclasses.replace(minilm, config=dataclasses.replace(minilm.config, vocab_size=1000))
     with pytest.raises(InputError, match="the model has 1000 embeddings"):
         collect_block_inputs(small, SENTENCES, max_tokens=4, seed=0)
+
+
+def test_sentences_that_only_the_tokenizer_makes_equal_do_not_leak(minilm):
+    others = ["Hello there", "Something else."]
+    assert unseen_sentences(minilm, ["hello THERE", "New words."], others, max_length=128) == ["New words."]
+    with pytest.raises(InputError, match="the same to the model's tokenizer"):
+        unseen_sentences(minilm, ["hello there", "HELLO  there"], others, max_length=128)

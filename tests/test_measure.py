@@ -1,0 +1,20 @@
+"""Errors of a block on held-out tokens."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+
+from ntkfusion.errors import InputError
+from ntkfusion.measure import Reference, check_memory
+
+
+def test_more_tokens_than_memory_has_room_for():
+    with pytest.raises(InputError, match=r"ask for --tokens [0-9]+ or fewer"):
+        check_memory(10**7, 6)
+
+
+def test_a_block_has_no_error_against_itself(minilm):
+    block = minilm.mlp_blocks()[0]
+    reference = Reference.of(block, jnp.ones((4, 384)))
+    assert set(reference.errors(block).values()) == {0.0}

@@ -63,14 +63,17 @@ def whitened_basis(
 ) -> Float[Array, "full outputs"]:
     """Right singular vectors Vᵀ of [X/√N; √λ I] W: W V_k V_kᵀ is a best approximation of rank k (see `WhitenedSVD`).
 
-    The second moment XᵀX is neither formed nor inverted: with QR of the stacked rows, W V_k V_kᵀ = S⁻¹ svd_k(S W) for
-    S = R, so that nothing is divided by a small number.
+    The second moment XᵀX is neither formed nor inverted: with the stacked rows S, W V_k V_kᵀ = S⁺ svd_k(S W), so that
+    nothing is divided by a small number. Of S, or of S W if that is narrower, only the R of its QR is kept.
     """
     size = jnp.mean(rows**2)
     scale = max(damping, float(jnp.finfo(weights.dtype).eps)) * jnp.where(size > 0, size, 1)
-    identity = jnp.eye(weights.shape[0], dtype=weights.dtype)
-    stacked = jnp.concatenate([rows / jnp.sqrt(jnp.array(rows.shape[0], rows.dtype)), jnp.sqrt(scale) * identity])
     with jax.default_matmul_precision("highest"):
+        rows = rows / jnp.sqrt(jnp.array(rows.shape[0], rows.dtype))
+        if weights.shape[0] > weights.shape[1]:
+            stacked = jnp.concatenate([rows @ weights, jnp.sqrt(scale) * weights])
+            return thin_svd(jnp.linalg.qr(stacked, mode="r"))[2]
+        stacked = jnp.concatenate([rows, jnp.sqrt(scale) * jnp.eye(weights.shape[0], dtype=weights.dtype)])
         return thin_svd(jnp.linalg.qr(stacked, mode="r") @ weights)[2]
 
 

@@ -59,6 +59,15 @@ METHODS: dict[str, Entry] = {
         lambda width: MLPFusion(width, variant="v4"),
         "MLP Fusion V4: as V3, with constants that restore the function for every activation",
     ),
+    "mlp-fusion-half": Entry(
+        lambda width: MLPFusion(width, variant="kappa"),
+        "MLP Fusion between V1 and V4 (κ = ½), for optimisers whose steps grow as the root of the gradient",
+        default=False,
+    ),
+    "mlp-fusion-data": Entry(
+        lambda width: MLPFusion(width, metric="data"),
+        "MLP Fusion V1, neurons compared by what they do on calibration text",
+    ),
     "svd": Entry(lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"),
     "svd-left": Entry(
         lambda width: SVD(width, split="left"),

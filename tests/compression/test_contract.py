@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from blocks import dense_block, factorized_block, mixture_block, normal, relative
 
-from ntkfusion.clustering.kmeans import kmeans
+from ntkfusion.clustering.kmeans import kmeans_batch
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.importance import by_output, fisher
 from ntkfusion.compression.mlp_fusion import MLPFusion
@@ -206,15 +206,15 @@ def test_unknown_names_are_refused():
 def test_shared_work_is_done_once_and_charged_to_everyone(monkeypatch):
     calls = []
 
-    def slow(points, count, restarts, key):
-        calls.append(count)
+    def slow(problems, counts, *arguments, **options):
+        calls.append(counts)
         time.sleep(0.2)
-        return kmeans(points, count, restarts, key)
+        return kmeans_batch(problems, counts, *arguments, **options)
 
-    monkeypatch.setattr("ntkfusion.compression.mlp_fusion.kmeans", slow)
+    monkeypatch.setattr("ntkfusion.compression.mlp_fusion.kmeans_batch", slow)
     workspace, block = Workspace(0), dense_block(D, M, D)
     reports = [MLPFusion(0.5, variant=variant).compress([block], workspace).reports[0] for variant in ("v1", "v4")]
-    assert calls == [12]
+    assert calls == [[12]]
     assert all(report.seconds >= 0.2 for report in reports)
 
 

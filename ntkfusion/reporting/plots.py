@@ -37,12 +37,16 @@ DPI = 144
 #: On a logarithmic axis anything smaller is drawn here; a rounding error of 1e-8 would squash all the rest.
 FLOOR = 1e-3
 
+#: Methods beside each other below a figure.
+LEGEND_COLUMNS = 4
+
 #: Look of every figure, as matplotlib settings.
 RC: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
 RC |= {"axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False}
 RC |= {"figure.constrained_layout.use": True}
-# One hue per family of methods (Okabe and Ito's colour-blind safe palette), one marker per method.
+# One hue per family of methods (Okabe and Ito's colour-blind safe palette, then four more), one marker per method.
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444", "#56B4E9", "#E69F00")
+_HUES += ("#6A3D9A", "#8C564B", "#17A2A2", "#8FBC1A")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "8", "d", "*")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (5, 1, 1, 1, 1, 1)))
 
@@ -111,8 +115,9 @@ def _lines(
     comparison: Comparison, x: np.ndarray, curves: Mapping[str, np.ndarray], title: str
 ) -> tuple[Figure, list[Axes]]:
     names = methods(comparison)
+    legend_rows = -(-(len(names) + 1) // LEGEND_COLUMNS)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(12, 5.4))
+        figure = Figure(figsize=(12, 4.6 + 0.4 * legend_rows))
         axes = list(figure.subplots(1, len(ERRORS), sharey=True))
         for axis, (error, values) in zip(axes, _scaled(axes, "y", curves).items(), strict=True):
             for name, curve, style in zip(names, values, _styles(names), strict=True):
@@ -122,7 +127,7 @@ def _lines(
         axes[0].set_ylabel("relative error")
         figure.suptitle(title)
         handles = sorted(axes[0].lines, key=lambda line: line.get_label() not in names)
-        legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3.2)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3.2)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure, axes
@@ -172,11 +177,11 @@ def _scaled(axes: Sequence[Axes], which: str, curves: Mapping[str, np.ndarray]) 
 
 
 def _styles(names: Sequence[str]) -> list[dict[str, Any]]:
-    """A hue per family (a name that begins another one), paler, thinner and dashed for its later members.
+    """A hue per family (a name that begins another one, up to a "-" or "+"), paler and dashed for its later members.
 
     Members of a family often have equal errors: the thinner line on top leaves the thicker one visible.
     """
-    family = [min((n for n in names if f"{name}-".startswith(f"{n}-")), key=len) for name in names]
+    family = [min((n for n in names if n == name or name.startswith((f"{n}-", f"{n}+"))), key=len) for name in names]
     hues = {head: _HUES[i % len(_HUES)] for i, head in enumerate(dict.fromkeys(family))}
     styles = []
     for i, head in enumerate(family):

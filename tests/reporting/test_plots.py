@@ -51,6 +51,20 @@ def test_every_method_looks_different_and_the_same_everywhere():
     assert looks[0] == looks[1]
 
 
+def test_sixteen_methods_all_look_different_and_families_share_a_hue():
+    plain = [f"{letter}-method" for letter in "abcdefghijklm"]
+    names = (*plain, "a-method-v2", "a-method+refit+sgd", "m-method+sgd")
+    axis = error_by_width(comparison(methods=names)).axes[0]
+    found = lines(axis)
+    assert len({(found[n].get_color(), found[n].get_linestyle(), found[n].get_marker()) for n in names}) == 16
+    # paler from member to member: the same hue
+    shades = [np.array(found[name].get_color()) for name in ("a-method", "a-method-v2", "a-method+refit+sgd")]
+    first, second, third = (1 - shade for shade in shades)
+    np.testing.assert_allclose(np.cross(first, second), 0, atol=1e-12)
+    np.testing.assert_allclose(np.cross(first, third), 0, atol=1e-12)
+    assert first.sum() > second.sum() > third.sum()
+
+
 def test_the_legend_names_methods_in_order():
     (legend,) = error_by_width(comparison()).legends
     assert [text.get_text() for text in legend.get_texts()] == list(METHODS)

@@ -78,6 +78,7 @@ def compress_matrices(
     *,
     kinds: Iterable[str] = ("intermediate", "output"),
     layers: Iterable[int] | None = None,
+    squared_gradients: Params | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Model, CodedStore]:
@@ -89,6 +90,7 @@ def compress_matrices(
             may take the fraction of its numbers that the codec keeps; biases stay.
         kinds: which matrices, keys of `PATHS`; those of one kind share a decoder if the codec has one to share.
         layers: of which layers; by default all.
+        squared_gradients: means of a task's squared gradients, nested as the parameters, for codecs that weigh rows.
         seed: drives all randomness.
         progress: told what is being done and which fraction of it is finished.
 
@@ -104,7 +106,7 @@ def compress_matrices(
             "a codec that may keep every number has nothing to do; choose a width below 1 or a ratio above"
         )
     chosen = check_layers(layers, model.config.num_hidden_layers)
-    requests = {kind: _matrices(model, kind, chosen, codec.kept) for kind in _check_kinds(kinds)}
+    requests = {kind: _matrices(model, kind, chosen, codec.kept, squared_gradients) for kind in _check_kinds(kinds)}
     for kind, matrices in requests.items():
         codec.check_matrices(kind, list(matrices.values()))
     workspace = Workspace(seed, progress=progress)
@@ -126,17 +128,24 @@ def _check_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _matrices(model: Model, kind: str, layers: tuple[int, ...], kept: float) -> dict[str, Matrix]:
+def _matrices(
+    model: Model, kind: str, layers: tuple[int, ...], kept: float, squared: Params | None
+) -> dict[str, Matrix]:
     """Path → matrix of one kind; there is one for all layers if the path names no layer."""
     found = {}
     for path in dict.fromkeys(PATHS[kind].format(layer=layer) for layer in layers):
-        array: Any = model.params
-        for part in path.split("/"):
-            array = array.get(part) if isinstance(array, Mapping) else None
+        array = _at(model.params, path)
         if array is None:
             raise InputError(f"the model has no dense matrix {path}; code the matrices before its block is compressed")
-        found[path] = Matrix(array, int(kept * array.size), transposed=kind != "embeddings")
+        found[path] = Matrix(array, int(kept * array.size), kind != "embeddings", _at(squared, path))
     return found
+
+
+def _at(tree: Any, path: str) -> Any:
+    """The array under a path, None if there is none."""
+    for part in path.split("/"):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _report(kind: str, matrix: Matrix, result: Encoded) -> MatrixReport:

@@ -22,13 +22,13 @@ class Matrix:
         array: the matrix.
         budget: how many numbers its code may take.
         transposed: whether the rows are the array's columns, as in our kernels (inputs × outputs).
-        weights: how much each row matters, or None for all the same.
+        squared: mean squared gradient of every entry, for codecs that weigh rows by it; or None.
     """
 
     array: Float[Array, "rows columns"]
     budget: int
     transposed: bool = False
-    weights: Float[Array, " n"] | None = None
+    squared: Float[Array, "rows columns"] | None = None
 
     @property
     def rows(self) -> Float[Array, "n k"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from ntkfusion.compression.autoencoder.network import directions, encode
 from ntkfusion.compression.autoencoder.sizes import Sizes, latent_width
 from ntkfusion.compression.autoencoder.training import Trained, Training, train
+from ntkfusion.compression.autoencoder.weights import RowImportance, row_weights
 from ntkfusion.compression.budget import fidelity
 from ntkfusion.compression.matrices import Encoded, Matrix
 from ntkfusion.errors import InputError
@@ -54,18 +55,22 @@ def encode_together(
     key: Array,
     training: Training,
     scales: Scales,
+    importance: RowImportance,
     progress: Callable[[float], None],
 ) -> list[Encoded]:
     """Train one autoencoder on the rows of all matrices, which are alike, and keep what has to be stored."""
     rows = jnp.concatenate([matrix.rows for matrix in matrices])
-    weights = jnp.concatenate([_weights(matrix) for matrix in matrices])
-    trained = train(rows, weights / jnp.mean(weights), sizes, key, training, progress)
+    weights = jnp.concatenate([_weights(matrix, importance) for matrix in matrices])
+    trained = train(rows, weights, sizes, key, training, progress)
     shares = [(sizes.decoder_parameters + index) // len(matrices) for index in range(len(matrices))]
     return [_stored(matrix, trained, share, scales) for matrix, share in zip(matrices, shares, strict=True)]
 
 
-def _weights(matrix: Matrix) -> Float[Array, " n"]:
-    return jnp.ones(matrix.rows.shape[0], matrix.array.dtype) if matrix.weights is None else matrix.weights
+def _weights(matrix: Matrix, importance: RowImportance) -> Float[Array, " n"]:
+    """The weights of a matrix's rows, of mean 1 in every matrix: no layer matters more than another."""
+    if importance == "none" or matrix.squared is None:
+        return jnp.ones(matrix.rows.shape[0], matrix.array.dtype)
+    return row_weights(matrix.squared.T if matrix.transposed else matrix.squared, importance)
 
 
 def _stored(matrix: Matrix, trained: Trained, share: int, scales: Scales) -> Encoded:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ntkfusion.compression.autoencoder.coding import Scales, Sharing, encode_together, groups, sizes_of
 from ntkfusion.compression.autoencoder.sizes import Sizes
 from ntkfusion.compression.autoencoder.training import Training
-from ntkfusion.compression.autoencoder.weights import RowImportance, row_weights
+from ntkfusion.compression.autoencoder.weights import RowImportance
 from ntkfusion.compression.budget import matrix_budgets
 from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace, require_dense
 from ntkfusion.compression.importance import fisher
@@ -42,7 +41,7 @@ class Autoencoder(Method):
             The rows of W1 are its neurons either way.
         scales: the lengths of decoded rows: "exact", those of the originals; or "fitted", the nearest point.
         importance: whether all rows count alike, or by "fisher" or "l1" (see `weights.row_weights`), which takes a
-            task's squared gradients or else calibration inputs.
+            task's squared gradients or else, for blocks, calibration inputs.
         training: epochs, batch, rates.
     """
 
@@ -78,18 +77,15 @@ class Autoencoder(Method):
     def check(self, blocks: Sequence[Block]) -> None:
         """Refuse blocks that are not dense, and budgets that no latent fits into; see `Method.check`."""
         for coded, name in zip(self._matrices(self._dense(blocks), None), ("w1", "w2"), strict=True):
-            self.check_matrices(name, coded)
+            self._plan(name, coded)
 
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Code the matrices of all blocks; see `Method.compress`."""
         self.check(blocks)
         start, dense = time.perf_counter(), self._dense(blocks)
         workspace.charged()
-        matrices = self._matrices(dense, workspace)
-        pairs = zip(
-            *(self.encode(name, m, workspace) for name, m in zip(("w1", "w2"), matrices, strict=True)), strict=True
-        )
-        coded = iter([jax.block_until_ready(pair) for pair in pairs])
+        first, second = self._matrices(dense, workspace)
+        coded = zip(self.encode("w1", first, workspace), self.encode("w2", second, workspace), strict=True)
         results = [(block, {}) if self._keeps(block) else _coded_block(block, *next(coded)) for block in dense]
         seconds = (time.perf_counter() - start + workspace.charged()) / max(1, len(blocks))
         reports = [
@@ -99,11 +95,18 @@ class Autoencoder(Method):
         return Compressed(tuple(block for block, _ in results), tuple(reports))
 
     def check_matrices(self, name: str, matrices: Sequence[Matrix]) -> None:
-        """Refuse budgets that no latent fits into; see `ntkfusion.compression.matrices.Codec.check_matrices`."""
+        """Refuse budgets that no latent fits into, and weights without gradients; see `Codec.check_matrices`.
+
+        Raises:
+            InputError: as said.
+        """
+        if self.importance != "none" and any(matrix.squared is None for matrix in matrices):
+            raise InputError(f"the importance of rows ({self.importance}) needs squared gradients of {name}; give them")
         self._plan(name, matrices)
 
     def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
         """Code matrices of one kind; those of one shape and budget share a decoder if `sharing` is "model"."""
+        self.check_matrices(name, matrices)
         encoded: dict[int, Encoded] = {}
         for number, (members, sizes) in enumerate(plan := self._plan(name, matrices)):
             what = f"autoencoder of {name}" + (f", {number + 1} of {len(plan)}" if len(plan) > 1 else "")
@@ -113,7 +116,7 @@ class Autoencoder(Method):
 
             key = workspace.key(f"autoencoder {name}", number)
             alike = [matrices[index] for index in members]
-            codes = encode_together(alike, sizes, key, self.training, self.scales, report)
+            codes = encode_together(alike, sizes, key, self.training, self.scales, self.importance, report)
             encoded |= dict(zip(members, codes, strict=True))
         return [encoded[index] for index in range(len(matrices))]
 
@@ -129,7 +132,7 @@ class Autoencoder(Method):
         return self.kept_neurons(block.hidden_width) >= block.hidden_width if self.ratio is None else self.ratio == 1
 
     def _matrices(self, blocks: Sequence[MLPBlock], workspace: Workspace | None) -> tuple[list[Matrix], list[Matrix]]:
-        """W1 and W2 of the blocks that are coded; without a workspace their row weights are left out."""
+        """W1 and W2 of the blocks that are coded; without a workspace their squared gradients are left out."""
         pairs = [self._pair(block, index, workspace) for index, block in enumerate(blocks) if not self._keeps(block)]
         return [first for first, _ in pairs], [second for _, second in pairs]
 
@@ -138,12 +141,11 @@ class Autoencoder(Method):
         if self.ratio is not None:
             budgets = int(block.w1.size / self.ratio), int(block.w2.size / self.ratio)
         by_output = self.output_rows == "outputs"
-        weights: list[Float[Array, " n"] | None] = [None, None]
+        squared: Mapping[str, Array] = {}
         if workspace is not None and self.importance != "none":
-            scores = fisher(block, index, workspace)
-            rows = scores["w1"].T, scores["w2"].T if by_output else scores["w2"]
-            weights = [row_weights(squared, self.importance) for squared in rows]
-        return Matrix(block.w1, budgets[0], True, weights[0]), Matrix(block.w2, budgets[1], by_output, weights[1])
+            squared = fisher(block, index, workspace)
+        first = Matrix(block.w1, budgets[0], True, squared.get("w1"))
+        return first, Matrix(block.w2, budgets[1], by_output, squared.get("w2"))
 
 
 def _coded_block(block: MLPBlock, first: Encoded, second: Encoded) -> tuple[CodedBlock, dict[str, float]]:

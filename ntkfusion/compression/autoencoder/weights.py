@@ -16,7 +16,7 @@ def row_weights(squared: Float[Array, "n k"], kind: RowImportance) -> Float[Arra
     Args:
         squared: mean squared gradient of every entry, [rows, entries].
         kind: "fisher" for √(Σ_j E g²); "l1" for Σ_j √(E g²), which is the sensitivity Σ_j E|g| of the reference with
-            the root mean square in place of the mean magnitude; "none" for 1.
+            the root mean square in place of the mean magnitude.
 
     Returns:
         The weights; all 1 where there are no gradients at all.
@@ -24,8 +24,6 @@ def row_weights(squared: Float[Array, "n k"], kind: RowImportance) -> Float[Arra
     >>> row_weights(jnp.array([[9.0, 16.0], [0.0, 1.0]]), "l1").tolist()
     [1.75, 0.25]
     """
-    if kind == "none":
-        return jnp.ones(squared.shape[0], squared.dtype)
     sums = jnp.sqrt(jnp.sum(squared, axis=1)) if kind == "fisher" else jnp.sum(jnp.sqrt(squared), axis=1)
     mean = jnp.mean(sums)
     return jnp.where(mean > 0, sums / jnp.where(mean > 0, mean, 1), 1)

@@ -93,7 +93,6 @@ def test_row_weights_have_mean_one():
     squared = jnp.array([[9.0, 16.0], [0.0, 25.0], [0.0, 0.0]])
     assert row_weights(squared, "fisher").tolist() == pytest.approx([1.5, 1.5, 0.0])
     assert row_weights(squared, "l1").tolist() == pytest.approx([1.75, 1.25, 0.0])
-    assert row_weights(squared, "none").tolist() == [1.0] * 3
     assert row_weights(0 * squared, "fisher").tolist() == [1.0] * 3
 
 

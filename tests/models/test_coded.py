@@ -98,20 +98,30 @@ def test_parameters_round_trip_through_names_and_layout():
 
 def test_a_network_runs_and_trains_on_coded_blocks():
     config = nf.BertConfig(
+        vocab_size=13, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6
+    )
+    model, block, ids = nf.random_model(config), coded_block(), jnp.array([[1, 5, 9]])
+    coded, dense = (model.replace_mlp_blocks({0: new}) for new in (block, block.decode()))
+    out, expected = (jax.jit(m.apply)(m.params, input_ids=ids).last_hidden_state for m in (coded, dense))
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+    assert coded.num_parameters == dense.num_parameters + block.num_parameters - block.decode().num_parameters
+    gradient = jax.jit(jax.grad(lambda p: coded.apply(p, input_ids=ids).last_hidden_state[0, 0, 0]))(coded.params)
+    assert all(float(jnp.max(jnp.abs(g))) > 0 for g in gradient["layer_0"]["mlp"].values())
+
+
+def test_layers_that_share_a_decoder_store_it_once():
+    config = nf.BertConfig(
         vocab_size=13, hidden_size=4, num_hidden_layers=2, num_attention_heads=2, intermediate_size=6
     )
+    block = coded_block()
+    whole = block.w1.num_parameters - block.w1.latents.size - block.w1.norms.size
+    halves = {
+        layer: block.replace(w1=latent_matrix(6, 4, transposed=True, decoder_share=whole // 2)) for layer in (0, 1)
+    }
     model = nf.random_model(config)
-    coded = model.replace_mlp_blocks({1: coded_block()})
-    dense = model.replace_mlp_blocks({1: coded_block().decode()})
-    ids = jnp.array([[1, 5, 9]])
-    out = coded.apply(coded.params, input_ids=ids).last_hidden_state
-    np.testing.assert_allclose(out, dense.apply(dense.params, input_ids=ids).last_hidden_state, atol=1e-6)
-    assert (
-        coded.num_parameters
-        == model.num_parameters + coded_block().num_parameters - model.mlp_blocks()[1].num_parameters
-    )
-    gradient = jax.grad(lambda p: coded.apply(p, input_ids=ids).last_hidden_state[0, 0, 0])(coded.params)
-    assert all(float(jnp.max(jnp.abs(g))) > 0 for g in gradient["layer_1"]["mlp"].values())
+    dense = model.replace_mlp_blocks({layer: block.decode() for layer in (0, 1)})
+    saved = 2 * (block.decode().num_parameters - block.num_parameters) + whole
+    assert model.replace_mlp_blocks(halves).num_parameters == dense.num_parameters - saved
 
 
 def test_block_kernels_of_codes_are_refused():

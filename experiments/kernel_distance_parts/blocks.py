@@ -1,0 +1,140 @@
+"""Section `blocks`: errors of every method, width and seed on held-out tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kernel_distance_parts.bench import ERRORS, Bench
+from kernel_distance_parts.figures import distance_figure
+from kernel_distance_parts.options import describe, known
+from kernel_distance_parts.store import Job, number
+from kernel_distance_parts.tables import Section, Table, finite, spread
+from ntkfusion.compression.contract import Compressed
+from ntkfusion.compression.registry import build_method
+from ntkfusion.reporting.answer import is_best, width_label
+
+#: Which tokens: all kinds, or words only.
+TOKENS = ("", "words_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """One method at one width: every number per seed, errors averaged over layers.
+
+    Attributes:
+        values: "output_error", "words_output_error" ..., "kept" (share of the parameters), "seconds" → one per seed.
+    """
+
+    method: str
+    width: float
+    values: dict[str, np.ndarray]
+
+    def mean(self, name: str) -> float:
+        """Mean over seeds."""
+        return float(self.values[name].mean())
+
+    def spread(self, name: str) -> str:
+        """Mean ± standard deviation over seeds, as text."""
+        return spread(self.values[name])
+
+
+def blocks_section(bench: Bench) -> Section:
+    """Measure what is missing, then tables and figure."""
+    names, options = known(bench.options.names, bench.notes), bench.options
+    triples = [(seed, width, name) for seed in options.seeds for width in options.widths for name in names]
+    jobs = {triple: _job(bench, *triple) for triple in triples}
+    triple_of = {job.name: triple for triple, job in jobs.items()}
+    results = bench.run("blocks", list(jobs.values()), lambda job: measure(bench, *triple_of[job.name]))
+    pairs = [(width, name) for width in options.widths for name in names]
+    found = [
+        summarise(name, width, [results.get(jobs[s, width, name].name) for s in options.seeds]) for width, name in pairs
+    ]
+    summaries = [summary for summary in found if summary is not None]
+    tables = [_table(bench, width, [s for s in summaries if s.width == width]) for width in options.widths]
+    record = [
+        {"method": s.method, "width": s.width, **{key: [finite(v) for v in values] for key, values in s.values.items()}}
+        for s in summaries
+    ]
+    figures = {"kernel_distance": distance_figure(summaries)} if summaries else {}
+    return Section("blocks", tuple(tables), {"methods": record}, figures)
+
+
+def _job(bench: Bench, seed: int, width: float, name: str) -> Job:
+    options = bench.options
+    settings = bench.settings(
+        seed=seed,
+        width=width,
+        method=name,
+        options=describe(name, width),
+        tokens=options.tokens,
+        calibration_tokens=options.calibration_tokens,
+    )
+    return Job("blocks", f"seed{seed}_width{width:g}_{name}", settings)
+
+
+def measure(bench: Bench, seed: int, width: float, name: str) -> dict[str, Any]:
+    """Compress every layer once, and measure it on both kinds of tokens."""
+    lab, method = bench.lab(seed), build_method(name, width)
+    method.check(lab.blocks)
+    compressed = method.compress(lab.blocks, lab.workspace)
+    references = lab.references
+    rows = []
+    for place, (layer, block) in enumerate(zip(lab.layers, compressed.blocks, strict=True)):
+        errors = {f"{on}{key}": v for on in TOKENS for key, v in references[on][place].errors(block).items()}
+        rows.append({"layer": layer, **errors})
+    return {"rows": rows, **costs(compressed), "calibration_tokens": len(lab.calibration.tokens)}
+
+
+def costs(compressed: Compressed) -> dict[str, float]:
+    """Stored parameters as a share of the original's, and the seconds that all layers took."""
+    stored, original, seconds = (
+        sum(getattr(report, name) for report in compressed.reports)
+        for name in ("parameters", "original_parameters", "seconds")
+    )
+    return {"kept": stored / original, "seconds": seconds}
+
+
+def summarise(name: str, width: float, results: list[dict[str, Any] | None]) -> Summary | None:
+    """Means over layers, per seed; None if a seed is missing: its absence would flatter or hurt."""
+    if any(result is None for result in results):
+        return None
+    there = [result for result in results if result is not None]
+    keys = [f"{on}{error}" for on in TOKENS for error in ERRORS]
+    values = {
+        key: np.array([np.mean([number(row[key]) for row in result["rows"]]) for result in there]) for key in keys
+    }
+    values |= {key: np.array([number(result[key]) for result in there]) for key in ("kept", "seconds")}
+    return Summary(name, width, values)
+
+
+def _table(bench: Bench, width: float, summaries: list[Summary]) -> Table:
+    options = bench.options
+    columns = (
+        "method",
+        "output",
+        "SGD kernel",
+        "sign kernel",
+        "output, words",
+        "SGD, words",
+        "sign, words",
+        "kept",
+        "s",
+    )
+    keys = [f"{on}{error}" for on in TOKENS for error in ERRORS]
+    rows = [
+        [s.method, *(s.spread(key) for key in keys), f"{100 * s.mean('kept'):.1f} %", f"{s.mean('seconds'):.1f}"]
+        for s in summaries
+    ]
+    for place, key in enumerate(keys, start=1):
+        for row, best in zip(rows, is_best(np.array([s.mean(key) for s in summaries])), strict=True):
+            row[place] = f"**{row[place]}**" if best else row[place]
+    seeds = f"mean ± standard deviation over {len(options.seeds)} seeds" if len(options.seeds) > 1 else "one seed"
+    note = (
+        f"Relative Frobenius errors on {options.tokens} held-out tokens (special tokens among them; then words only), "
+        f"kernels traced over outputs; means over {len(bench.layers)} layers, {seeds}. {bench.text.name}; at most "
+        f"{options.calibration_tokens} calibration tokens. Seconds for all layers."
+    )
+    return Table(f"Blocks at width {width_label(width)}", columns, rows, (note,))

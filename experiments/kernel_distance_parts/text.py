@@ -1,0 +1,150 @@
+"""Sentences to calibrate on and others to measure on, and the block inputs at their tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ntkfusion.compare import MAX_LENGTH
+from ntkfusion.compression.workspace import Workspace
+from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, tokenize, unseen_sentences
+from ntkfusion.data.text import sample_sentences, split_sentences
+from ntkfusion.errors import InputError
+from ntkfusion.measure import Reference
+from ntkfusion.models.model import Model
+
+VARIABLE = "NTKFUSION_DATA_DIR"
+#: No sentence has fewer tokens: [CLS], a word, [SEP].
+SHORTEST = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Two sets of sentences.
+
+    Attributes:
+        name: where they are from.
+        train: to calibrate on; None if `dev` is to be split for every seed.
+        dev: to measure on.
+    """
+
+    name: str
+    train: tuple[str, ...] | None
+    dev: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """A short text that is another one for other sentences."""
+        return hashlib.sha256("\n".join((*(self.train or ()), "", *self.dev)).encode()).hexdigest()[:16]
+
+    def split(self, seed: int) -> tuple[list[str], list[str]]:
+        """Sentences to calibrate on, and to measure on, in random order, each once."""
+        if self.train is None:
+            return split_sentences(self.dev, seed=seed)
+        rng = np.random.default_rng(seed)
+        sides = [list(dict.fromkeys(side)) for side in (self.train, self.dev)]
+        calibration, held_out = ([side[i] for i in rng.permutation(len(side))] for side in sides)
+        return calibration, held_out
+
+
+def load_text() -> Text:
+    """SST-2 if the data folder is known, else the packaged sentences.
+
+    Raises:
+        InputError: if the folder has no SST-2.
+    """
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return Text(f"packaged sample, split in halves ({VARIABLE} is not set)", None, tuple(sample_sentences()))
+    train, dev = (read_sst2(Path(folder) / "sst2" / f"{name}.tsv") for name in ("train", "dev"))
+    return Text("SST-2: calibration on train, held-out from dev", train, dev)
+
+
+def read_sst2(path: Path) -> tuple[str, ...]:
+    """The sentences of a table with a header, labels in front, tabs between, and quotes that mean themselves.
+
+    Raises:
+        InputError: if the file is not there or not such a table.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; {VARIABLE} must name a folder with sst2/train.tsv and sst2/dev.tsv")
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[1:] if line.strip()]
+    wrong = next((row for row in rows if len(row) != 2 or row[0] not in ("0", "1")), None)
+    if not rows or wrong is not None:
+        raise InputError(f"{path} must hold lines of a label (0 or 1), a tab and a sentence; got {wrong}")
+    return tuple(row[1].strip() for row in rows)
+
+
+class Lab:
+    """Everything of one seed, made when it is asked for: tokens, the original's kernels, what methods share."""
+
+    def __init__(self, model: Model, text: Text, seed: int, layers: tuple[int, ...], tokens: int, calibration: int):
+        """For some layers, `tokens` held-out tokens and at most `calibration` others."""
+        self.model, self.seed, self.layers = model, seed, layers
+        self._tokens, self._calibration = tokens, calibration
+        self.sentences, self.held_out = text.split(seed)
+
+    @cached_property
+    def blocks(self) -> list:
+        """The original blocks."""
+        every_block = self.model.mlp_blocks()
+        return [every_block[layer] for layer in self.layers]
+
+    @cached_property
+    def calibration(self) -> BlockInputs:
+        """Tokens of sentences that are not among the held-out ones, not even after tokenisation."""
+        enough = self.sentences[: self._calibration // SHORTEST + 1]
+        unseen = unseen_sentences(self.model, enough, self.held_out, max_length=MAX_LENGTH)
+        totals = accumulate(map(len, tokenize(self.model, unseen, max_length=MAX_LENGTH)[0]))
+        count = next((i for i, total in enumerate(totals, start=1) if total >= self._calibration), len(unseen))
+        return self._collect(unseen[:count], self._calibration)
+
+    @cached_property
+    def references(self) -> Mapping[str, list[Reference]]:
+        """The original blocks on held-out tokens: all kinds of tokens ("") and words only ("words_")."""
+        kinds = {"": True, "words_": False}
+        return {name: self.references_on(self._collect(self.held_out, self._tokens, s)) for name, s in kinds.items()}
+
+    def references_on(self, inputs: BlockInputs) -> list[Reference]:
+        """The original blocks on some inputs."""
+        pairs = zip(self.blocks, self.layers, strict=True)
+        return [Reference.of(block, inputs.inputs[layer]) for block, layer in pairs]
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """Shared by all methods and widths of this seed."""
+        return self.workspace_on(self.calibration)
+
+    def workspace_on(self, inputs: BlockInputs) -> Workspace:
+        """A new workspace with these calibration inputs."""
+        return Workspace(self.seed, [inputs.inputs[layer] for layer in self.layers])
+
+    def _collect(self, sentences: list[str], tokens: int, special_tokens: bool = True) -> BlockInputs:
+        return collect_block_inputs(
+            self.model,
+            sentences,
+            max_tokens=tokens,
+            seed=self.seed,
+            max_length=MAX_LENGTH,
+            special_tokens=special_tokens,
+        )
+
+
+def shuffled(inputs: BlockInputs, seed: int) -> BlockInputs:
+    """The same tokens in random order, so that their beginnings are samples of all of them."""
+    order = np.random.default_rng(seed).permutation(len(inputs.tokens))
+    rows = tuple(x[jax.numpy.asarray(order)] for x in inputs.inputs)
+    return BlockInputs(rows, tuple(inputs.tokens[i] for i in order), inputs.num_sentences)
+
+
+def first(inputs: BlockInputs, count: int) -> BlockInputs:
+    """The first `count` tokens."""
+    return BlockInputs(tuple(x[:count] for x in inputs.inputs), inputs.tokens[:count], inputs.num_sentences)

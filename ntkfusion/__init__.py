@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from ntkfusion.compression.compress import compress
     from ntkfusion.compression.compress_matrices import CodedStore, MatrixReport, compress_matrices
     from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
+    from ntkfusion.compression.improved import Matched, Refitted
     from ntkfusion.compression.kronecker import Kronecker
+    from ntkfusion.compression.matching import MatchedBlock, match_constants
     from ntkfusion.compression.matrices import LowRank
     from ntkfusion.compression.mlp_fusion import MLPFusion
     from ntkfusion.compression.mmd import MMDPoints
+    from ntkfusion.compression.ntk_fusion import NTKFusion
     from ntkfusion.compression.random_neurons import RandomNeurons
+    from ntkfusion.compression.refit import refit_output
     from ntkfusion.compression.registry import METHODS, build_method
     from ntkfusion.compression.sketch import Sketch
     from ntkfusion.compression.structured_pruning import StructuredPruning
     from ntkfusion.compression.svd import SVD
+    from ntkfusion.compression.tuning import Tuning, tune
     from ntkfusion.compression.weight_pruning import WeightPruning
     from ntkfusion.compression.weighted_svd import WeightedSVD
     from ntkfusion.compression.whitened_svd import WhitenedSVD
@@ -56,6 +61,14 @@ if TYPE_CHECKING:
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
 
 _HOMES = {
+    "tune": "compression.tuning",
+    "Tuning": "compression.tuning",
+    "refit_output": "compression.refit",
+    "NTKFusion": "compression.ntk_fusion",
+    "match_constants": "compression.matching",
+    "MatchedBlock": "compression.matching",
+    "Refitted": "compression.improved",
+    "Matched": "compression.improved",
     "Autoencoder": "compression.autoencoder.method",
     "Training": "compression.autoencoder.training",
     "Kronecker": "compression.kronecker",
@@ -148,16 +161,21 @@ __all__ = [
     "MLPFusion",
     "MMDPoints",
     "MaskedBlock",
+    "Matched",
+    "MatchedBlock",
     "MatrixReport",
     "Method",
     "MixtureBlock",
     "Model",
+    "NTKFusion",
     "NTKFusionError",
     "OutputExistsError",
     "RandomNeurons",
+    "Refitted",
     "Sketch",
     "StructuredPruning",
     "Training",
+    "Tuning",
     "WeightPruning",
     "WeightedSVD",
     "WhitenedSVD",
@@ -180,10 +198,13 @@ __all__ = [
     "kmeans_batch",
     "load_kernel_file",
     "load_model",
+    "match_constants",
     "network_kernel",
     "random_model",
+    "refit_output",
     "row_mesh",
     "sequence_kernel",
+    "tune",
 ]
 
 

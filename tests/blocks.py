@@ -32,7 +32,9 @@ def dense_block(d=5, m=7, o=3, *, activation="gelu", biases=True, constants=Fals
     )
 
 
-def factorized_block(d=5, m=7, o=3, k=2, k2=3, *, activation="gelu", biases=True, seed=0) -> FactorizedBlock:
+def factorized_block(
+    d=5, m=7, o=3, k=2, k2=3, *, activation="gelu", biases=True, constants=False, seed=0
+) -> FactorizedBlock:
     def array(offset: int, *shape: int) -> jax.Array:
         return normal(100 * seed + offset, *shape)
 
@@ -43,6 +45,8 @@ def factorized_block(d=5, m=7, o=3, k=2, k2=3, *, activation="gelu", biases=True
         left2=array(4, m, k2),
         right2=array(5, k2, o),
         b2=array(6, o) if biases else None,
+        q=jnp.exp(array(7, m)) if constants else None,
+        r=jnp.exp(array(8, m)) if constants else None,
         activation=activation,
     )
 

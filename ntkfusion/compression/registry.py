@@ -9,9 +9,11 @@ from ntkfusion.compression.activation_pruning import ActivationPruning
 from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.autoencoder.method import Autoencoder
 from ntkfusion.compression.contract import Method
+from ntkfusion.compression.improved import Matched, Refitted
 from ntkfusion.compression.kronecker import Kronecker
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.mmd import MMDPoints
+from ntkfusion.compression.ntk_fusion import NTKFusion
 from ntkfusion.compression.random_neurons import RandomNeurons
 from ntkfusion.compression.sketch import Sketch
 from ntkfusion.compression.structured_pruning import StructuredPruning
@@ -140,21 +142,53 @@ METHODS: dict[str, Entry] = {
     "activation-pruning": Entry(
         lambda width: ActivationPruning(width), "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs"
     ),
+    "ntk-fusion": Entry(
+        lambda width: NTKFusion(width),
+        "Active neurons, refitted, tuned to outputs and kernels, constants matched to the SGD kernel (our own)",
+    ),
+    "ntk-fusion-sign": Entry(
+        lambda width: NTKFusion(width, target="sign"), "The same function, constants matched to the sign kernel"
+    ),
+    "ntk-fusion-both": Entry(
+        lambda width: NTKFusion(width, target="both"),
+        "The same function, one set of constants as a compromise between both kernels",
+        default=False,
+    ),
     "random-neurons": Entry(
         lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
     ),
 }
 
 
+#: What may follow a method's name after a plus: the improvement on top of it.
+IMPROVEMENTS: dict[str, Callable[[Method], Method]] = {
+    "refit": lambda method: Refitted(method=method),
+    "sgd": lambda method: Matched(method=method),
+    "sign": lambda method: Matched(method=method, target="sign"),
+    "both": lambda method: Matched(method=method, target="both"),
+}
+
+
 def build_method(name: str, width: float) -> Method:
-    """The method of that name at a width.
+    """The method of that name at a width, with improvements on top of it after plus signs.
+
+    ``+refit`` refits the output weights by ridge regression (`Refitted`); ``+sgd``, ``+sign`` and ``+both`` match the
+    neurons' constants to a kernel (`Matched`). They apply from left to right.
 
     Raises:
-        InputError: for an unknown name or a width out of range.
+        InputError: for an unknown name or improvement, or a width out of range.
 
     >>> build_method("svd", 0.5)
     SVD(width=0.5, split='balanced')
+    >>> build_method("mlp-fusion-v2+refit+sgd", 0.5).target
+    'sgd'
     """
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    return METHODS[name].build(width)
+    base, *improvements = name.split("+")
+    if base not in METHODS:
+        raise InputError(f"unknown method {base!r}; known: {', '.join(METHODS)}")
+    if unknown := [improvement for improvement in improvements if improvement not in IMPROVEMENTS]:
+        raise InputError(f"unknown improvement {unknown[0]!r} of {base}; known: +{', +'.join(IMPROVEMENTS)}")
+    method = METHODS[base].build(width)
+    for improvement in improvements:
+        method = IMPROVEMENTS[improvement](method)
+    return method

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from ntkfusion.kernels.terms import Identity, Neurons, Term, Terms
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.base import scaled
+from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
 Kind = Literal["sgd", "sign"]
@@ -35,15 +36,26 @@ class DenseFeatures:
     v: Float[Array, "m o"]
 
 
+def with_constants(
+    block: MLPBlock | FactorizedBlock, a: Float[Array, "n m"], g: Float[Array, "n m"]
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """Q σ(h) and q r σ'(h) from σ(h) and σ'(h)."""
+    return scaled(a, block.q), scaled(scaled(g, block.q), block.r)
+
+
+def with_constant_signs(
+    block: MLPBlock | FactorizedBlock, a: Float[Array, "n m"], g: Float[Array, "n m"]
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """The signs of q σ(h) and q r σ'(h) from those of σ(h) and σ'(h)."""
+    q, r = (None if constant is None else jnp.sign(constant) for constant in (block.q, block.r))
+    return scaled(a, q), scaled(scaled(g, q), r)
+
+
 def left_features(block: MLPBlock, x: Float[Array, "n d"]) -> DenseFeatures:
     """The factors themselves: the side of the evaluated example."""
     activation = get_activation(block.activation)
     h = block.preactivation(x)
-    a, g = activation.value(h), activation.derivative(h)
-    if block.q is not None:
-        a, g = a * block.q[None, :], g * block.q[None, :]
-    if block.r is not None:
-        g = g * block.r[None, :]
+    a, g = with_constants(block, activation.value(h), activation.derivative(h))
     return DenseFeatures(x=x, a=a, g=g, v=block.w2)
 
 
@@ -53,11 +65,7 @@ def right_features(block: MLPBlock, z: Float[Array, "n d"], kind: Kind) -> Dense
         return left_features(block, z)
     activation = get_activation(block.activation)
     h = block.preactivation(z)
-    a, g = activation.value_sign(h), activation.derivative_sign(h)
-    if block.q is not None:
-        a, g = a * jnp.sign(block.q)[None, :], g * jnp.sign(block.q)[None, :]
-    if block.r is not None:
-        g = g * jnp.sign(block.r)[None, :]
+    a, g = with_constant_signs(block, activation.value_sign(h), activation.derivative_sign(h))
     return DenseFeatures(x=jnp.sign(z), a=a, g=g, v=jnp.sign(block.w2))
 
 

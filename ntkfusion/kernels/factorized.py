@@ -3,7 +3,8 @@
 With ``p = L1ᵀx``, ``a = σ(h)``, ``g = σ'(h)``, ``c = L2ᵀa``, ``V = L2 R2`` and the back-propagated
 ``s_k = R1 (g ∘ V[:, k])``, the gradients of output k are again products: ``∂f_k/∂R2_pl = δ_kl c_p``,
 ``∂f_k/∂L2_ip = a_i R2_pk``, ``∂f_k/∂R1_pi = p_p g_i V_ik``, ``∂f_k/∂L1_jp = x_j s_kp``. The sign kernel replaces
-right-hand factors by their signs. The kernels depend on the split into factors, not only on the products.
+right-hand factors by their signs. The kernels depend on the split into factors, not only on the products. Constants
+q and r of the neurons are part of a and g, as in `dense`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels.dense import Kind
+from ntkfusion.kernels.dense import Kind, with_constant_signs, with_constants
 from ntkfusion.kernels.terms import Identity, Neurons, Product, Signals, Term, Terms
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import FactorizedBlock
@@ -35,8 +36,8 @@ def left_features(block: FactorizedBlock, x: Float[Array, "n d"]) -> FactorizedF
     """The factors themselves: the side of the evaluated example."""
     activation = get_activation(block.activation)
     h = block.preactivation(x)
-    a, v = activation.value(h), block.left2 @ block.right2
-    return FactorizedFeatures(x, x @ block.left1, a, activation.derivative(h), a @ block.left2, v, block.right2)
+    a, g = with_constants(block, activation.value(h), activation.derivative(h))
+    return FactorizedFeatures(x, x @ block.left1, a, g, a @ block.left2, block.left2 @ block.right2, block.right2)
 
 
 def right_features(block: FactorizedBlock, z: Float[Array, "n d"], kind: Kind) -> FactorizedFeatures:
@@ -45,11 +46,12 @@ def right_features(block: FactorizedBlock, z: Float[Array, "n d"], kind: Kind) -
     if kind == "sgd":
         return left
     activation, h = get_activation(block.activation), block.preactivation(z)
+    a, g = with_constant_signs(block, activation.value_sign(h), activation.derivative_sign(h))
     return FactorizedFeatures(
         x=jnp.sign(z),
         p=jnp.sign(left.p),
-        a=activation.value_sign(h),
-        g=activation.derivative_sign(h),
+        a=a,
+        g=g,
         c=jnp.sign(left.c),
         v=jnp.sign(left.v),
         right2=jnp.sign(left.right2),

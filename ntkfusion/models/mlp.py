@@ -1,4 +1,4 @@
-"""MLP blocks: the dense block with its constants, and the block with factorised weights, each one pytree.
+"""MLP blocks: the dense block and the block with factorised weights, with constants, each one pytree.
 
 Dense: ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``. Every neuron-wise compression method is a value of this block. The
 constants ``q`` and ``r`` are not parameters: no gradient flows into them, and `MLPBlock.fold` multiplies them into the
@@ -91,7 +91,8 @@ class MLPBlock(BlockBase):
 class FactorizedBlock(BlockBase):
     """An MLP block whose two weight matrices are products, ``W1 = left1 right1`` and ``W2 = left2 right2``.
 
-    The function depends on the products only; the kernels depend on the split (left C, C⁻¹ right have others).
+    The function depends on the products only; the kernels depend on the split (left C, C⁻¹ right have others). Its
+    neurons may have constants q and r as those of a dense block.
 
     Attributes:
         left1: [d, k] first factor of W1.
@@ -100,6 +101,8 @@ class FactorizedBlock(BlockBase):
         left2: [m, l] first factor of W2.
         right2: [l, o] second factor of W2.
         b2: [o] output biases, or None.
+        q: [m] constants behind the activation, or None for 1. Not a parameter.
+        r: [m] constants in front of the activation, or None for 1. Not a parameter.
         activation: name of σ.
     """
 
@@ -109,7 +112,11 @@ class FactorizedBlock(BlockBase):
     left2: Float[Array, "m l"]
     right2: Float[Array, "l o"]
     b2: Float[Array, " o"] | None
+    q: Float[Array, " m"] | None = None
+    r: Float[Array, " m"] | None = None
     activation: str = static(default="gelu")
+
+    CONSTANTS = ("q", "r")
 
     @property
     def hidden_width(self) -> int:
@@ -127,18 +134,28 @@ class FactorizedBlock(BlockBase):
         return self.right2.shape[1]
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """right1ᵀ left1ᵀ x + b1, what σ is applied to."""
-        return biased((x @ self.left1) @ self.right1, self.b1)
+        """R ∘ (right1ᵀ left1ᵀ x + b1), what σ is applied to."""
+        return scaled(biased((x @ self.left1) @ self.right1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        hidden = get_activation(self.activation).value(self.preactivation(x))
+        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
         return biased((hidden @ self.left2) @ self.right2, self.b2)
 
+    def fold(self) -> FactorizedBlock:
+        """The same function without constants: r multiplied into right1 and b1, q into left2."""
+        right1, b1, left2 = self.right1, self.b1, self.left2
+        if self.r is not None:
+            right1, b1 = right1 * self.r[None, :], None if b1 is None else b1 * self.r
+        if self.q is not None:
+            left2 = left2 * self.q[:, None]
+        return self.replace(right1=right1, b1=b1, left2=left2, q=None, r=None)
+
     def merge(self) -> MLPBlock:
-        """The dense block with the same function."""
-        w1, w2 = self.left1 @ self.right1, self.left2 @ self.right2
-        return MLPBlock(w1, self.b1, w2, self.b2, activation=self.activation)
+        """The dense block with the same function, its constants folded away."""
+        block = self.fold()
+        w1, w2 = block.left1 @ block.right1, block.left2 @ block.right2
+        return MLPBlock(w1, block.b1, w2, block.b2, activation=self.activation)
 
 
 #: Any MLP block.

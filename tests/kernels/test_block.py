@@ -26,7 +26,9 @@ BLOCKS = {
     "dense with q and r": lambda activation: dense_block(activation=activation, constants=True),
     "dense without biases": lambda activation: dense_block(activation=activation, biases=False),
     "factorized": lambda activation: factorized_block(activation=activation),
-    "factorized without biases": lambda activation: factorized_block(activation=activation, biases=False),
+    "factorized with q and r, without biases": lambda activation: factorized_block(
+        activation=activation, biases=False, constants=True
+    ),
     "gated": lambda activation: gated_block(activation=activation),
     "gated without biases": lambda activation: gated_block(activation=activation, biases=False),
     "masked": lambda activation: masked_block(activation=activation),

@@ -1,0 +1,143 @@
+"""What can be done on top of every method: refit the output weights, match the constants to a kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import jax
+
+from ntkfusion.compression.contract import BlockReport, Compressed, Method
+from ntkfusion.compression.experts import compress_experts
+from ntkfusion.compression.matching import Target, match_constants
+from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.ntk_fusion import some_inputs
+from ntkfusion.compression.refit import refit_output
+from ntkfusion.compression.workspace import Workspace
+from ntkfusion.errors import InputError
+from ntkfusion.models.coded import as_dense_weights
+from ntkfusion.models.mixture import MixtureBlock
+from ntkfusion.models.mlp import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class Improved(Method):
+    """A method whose blocks are improved on calibration inputs; the experts of a mixture one by one.
+
+    Attributes:
+        width: the method's.
+        method: what is improved.
+    """
+
+    width: float = dataclasses.field(init=False, default=0.25)
+    method: Method = dataclasses.field(default_factory=MLPFusion)
+
+    def __post_init__(self) -> None:
+        """Take over the method's width."""
+        object.__setattr__(self, "width", self.method.width)
+        super().__post_init__()
+
+    def check(self, blocks: Sequence[Block]) -> None:
+        """As the method's own; see `Method.check`."""
+        self.method.check(blocks)
+
+    def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
+        """Compress by the method, then improve every block; see `Method.compress`."""
+        for index in range(len(blocks)):
+            workspace.inputs(index)  # missing calibration inputs are found out before any work
+        compressed = self.method.compress(blocks, workspace)
+        pairs = enumerate(zip(blocks, compressed.blocks, compressed.reports, strict=True))
+        improved = [self._timed(old, new, report, index, workspace) for index, (old, new, report) in pairs]
+        return Compressed(tuple(block for block, _ in improved), tuple(report for _, report in improved))
+
+    def _timed(
+        self, original: Block, block: Block, report: BlockReport, index: int, workspace: Workspace
+    ) -> tuple[Block, BlockReport]:
+        start = time.perf_counter()
+        improved, details = self._improve_any(original, block, index, workspace)
+        jax.block_until_ready(improved)
+        return improved, dataclasses.replace(
+            report, seconds=report.seconds + time.perf_counter() - start, details={**report.details, **details}
+        )
+
+    def _improve_any(
+        self, original: Block, block: Block, index: int, workspace: Workspace
+    ) -> tuple[Block, Mapping[str, float]]:
+        if not (isinstance(original, MixtureBlock) and isinstance(block, MixtureBlock)):
+            return self.improve(original, block, index, workspace)
+
+        def one(expert: Block, number: int, view: Workspace) -> tuple[Block, Mapping[str, float]]:
+            return self.improve(expert, block.expert(number), number, view)
+
+        return compress_experts(one, original, index, workspace)
+
+    @abstractmethod
+    def improve(
+        self, original: Block, block: Block, index: int, workspace: Workspace
+    ) -> tuple[Block, Mapping[str, float]]:
+        """The improved block of the same size, and what was measured on the way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Refitted(Improved):
+    """A method's blocks with output weights refitted by ridge regression; see `refit_output`.
+
+    Attributes:
+        width: the method's.
+        method: what is refitted.
+
+    >>> Refitted(method=MLPFusion(width=0.5, variant="v2")).width
+    0.5
+    """
+
+    def improve(
+        self, original: Block, block: Block, index: int, workspace: Workspace
+    ) -> tuple[Block, Mapping[str, float]]:
+        """Refit on all calibration inputs."""
+        return refit_output(block, original, workspace.inputs(index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched(Improved):
+    """A method's blocks with constants matched to the original's kernel, function unchanged; see `match_constants`.
+
+    Coded blocks are decoded first: constants belong to the dense weights that are trained; the report keeps counting
+    what is stored.
+
+    Attributes:
+        width: the method's.
+        method: what gets constants.
+        target: which kernel.
+        sgd_share: for the target "both".
+        tokens: calibration tokens, at most.
+    """
+
+    target: Target = "sgd"
+    sgd_share: float = 0.5
+    tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: for an unknown target or a number out of range.
+        """
+        super().__post_init__()
+        if self.target not in get_args(Target):
+            raise InputError(f"unknown target {self.target!r}; known: {', '.join(get_args(Target))}")
+        if not 0 <= self.sgd_share <= 1 or self.tokens < 1:
+            raise InputError(
+                f"sgd_share is a weight from 0 to 1 and tokens at least 1; got {self.sgd_share}, {self.tokens}"
+            )
+
+    def improve(
+        self, original: Block, block: Block, index: int, workspace: Workspace
+    ) -> tuple[Block, Mapping[str, float]]:
+        """Match on some of the calibration inputs."""
+        inputs = some_inputs(workspace.inputs(index), self.tokens, workspace.key("matching", index))
+        dense = as_dense_weights(block)
+        matched = match_constants(dense, original, inputs, target=self.target, sgd_share=self.sgd_share)
+        return matched.block, {f"calibration_{kind}_kernel_error": error for kind, error in matched.errors.items()}

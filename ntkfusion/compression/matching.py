@@ -1,0 +1,119 @@
+"""Kernel-matched constants: the same function, and the kernel that is closest to the original's.
+
+Derived in methods.md §8.2 (restated in `neuron_kernels`); not taken from a paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from ntkfusion.compression.neuron_kernels import NormalEquations, normal_equations
+from ntkfusion.compression.nonnegative import nonnegative_least_squares, trade_off
+from ntkfusion.errors import InputError
+from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import check_inputs
+from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
+
+#: Which kernel the constants are matched to.
+Target = Literal["sgd", "sign", "both"]
+
+#: Constants are at least this part of the largest: a neuron that the solution leaves out is frozen, not removed.
+FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedBlock:
+    """A block with matched constants.
+
+    Attributes:
+        block: the same function with other kernels.
+        errors: relative Frobenius errors on the calibration inputs by kind of kernel, as far as it was matched.
+    """
+
+    block: MLPBlock | FactorizedBlock
+    errors: Mapping[str, float]
+
+
+def match_constants(
+    block: Block,
+    original: Block,
+    x: Float[Array, "N d"],
+    *,
+    target: Target = "sgd",
+    sgd_share: float = 0.5,
+) -> MatchedBlock:
+    """Give a block the constants that bring its traced kernel closest to the original's on calibration inputs.
+
+    For one kernel this is a non-negative least-squares problem and the result its global minimum. For "both" one set of
+    constants minimises ``ω e_sgd² + (1 − ω) e_sign²`` of the relative errors; the SGD kernel is quadratic in the
+    constants and the sign kernel linear, so this one is not convex, and a minimum is followed from the SGD solution.
+
+    Args:
+        block: a compressed block, dense or factorised. Its function is kept (up to rounding).
+        original: the block it came from, of any kind.
+        x: calibration inputs; the time grows with N² c².
+        target: "sgd", "sign" or "both".
+        sgd_share: ω, for "both".
+
+    Returns:
+        The new block and its kernel errors on `x`.
+
+    Raises:
+        InputError: for an unknown target, a share outside [0, 1], blocks that are neither dense nor factorised, or
+            inputs that do not fit.
+
+    >>> import jax.numpy as jnp
+    >>> from ntkfusion.models.mlp import MLPBlock
+    >>> twice = MLPBlock(jnp.ones((1, 2)), None, jnp.ones((2, 1)), None, activation="relu")
+    >>> once = MLPBlock(jnp.ones((1, 1)), None, 2 * jnp.ones((1, 1)), None, activation="relu")
+    >>> matched = match_constants(once, twice, jnp.array([[1.0], [2.0]]))
+    >>> [round(v, 3) for v in block_kernel(matched.block, jnp.array([[1.0]])).tolist()[0]]  # 4 for the original
+    [4.0]
+    """
+    if target not in get_args(Target):
+        raise InputError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
+    if not 0 <= sgd_share <= 1:
+        raise InputError(f"sgd_share is a weight from 0 to 1; got {sgd_share}")
+    check_inputs(original, x, None)
+    kinds = ("sgd", "sign") if target == "both" else (target,)
+    problems = {kind: normal_equations(block, block_kernel(original, x, kind=kind), x, kind) for kind in kinds}
+    constants = _constants(problems, sgd_share)
+    powers = {"sgd": 2, "sign": 1}
+    errors = {kind: problem.error(constants ** powers[kind]) for kind, problem in problems.items()}
+    return MatchedBlock(with_constants(block, *jnp.split(jnp.asarray(constants, x.dtype), 2)), errors)
+
+
+def _constants(problems: Mapping[str, NormalEquations], sgd_share: float) -> NDArray[np.float64]:
+    """(γ, α) of one kind or of both, away from 0."""
+    if len(problems) == 2:
+        solution = trade_off(problems["sgd"], problems["sign"], sgd_share)
+    elif "sgd" in problems:
+        solution = np.sqrt(nonnegative_least_squares(problems["sgd"].matrix, problems["sgd"].target))
+    else:
+        solution = nonnegative_least_squares(problems["sign"].matrix, problems["sign"].target)
+    halves = [np.maximum(half, FLOOR * (half.max() or 1.0)) for half in np.split(solution, 2)]
+    return np.concatenate(halves)
+
+
+def with_constants(block: Block, q: Float[Array, " c"], r: Float[Array, " c"]) -> MLPBlock | FactorizedBlock:
+    """The same function with constants q behind and r in front of the activation, by dividing the weights by them.
+
+    Raises:
+        InputError: for a block that is neither dense nor factorised.
+    """
+    if not isinstance(block, (MLPBlock, FactorizedBlock)):
+        raise InputError(
+            f"constants belong to the neurons of dense and factorised blocks; got a {type(block).__name__}"
+        )
+    block = block.fold()
+    b1 = None if block.b1 is None else block.b1 / r
+    if isinstance(block, MLPBlock):
+        return block.replace(w1=block.w1 / r[None, :], b1=b1, w2=block.w2 / q[:, None], q=q, r=r)
+    return block.replace(right1=block.right1 / r[None, :], b1=b1, left2=block.left2 / q[:, None], q=q, r=r)

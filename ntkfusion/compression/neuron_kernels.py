@@ -1,0 +1,160 @@
+"""A block's traced kernel as a linear function of its neurons' constants, and the least-squares problem that follows.
+
+Any block may be written with constants γ_j behind and α_j in front of the activation of neuron j, while the trained
+weights are divided by them: the function stays, and the gradients with respect to the trained weights are multiplied by
+γ_j (output weights) and α_j (input weights and bias). With t_j = γ_j², s_j = α_j² (SGD kernel) or t_j = γ_j, s_j = α_j
+(sign kernel, where the right-hand side enters by its signs) the traced kernel is
+
+``K̃(x, z) = F(x, z) + Σ_j t_j a_j(x) a'_j(z) + M(x, z) Σ_j s_j g_j(x) g'_j(z)``,
+
+F being the part of parameters that belong to no neuron (output biases; of a factorised block the factors left1 and
+right2 too). Derived in methods.md §8.2 for dense blocks; the same holds for factorised ones, where M is the Gram matrix
+of left1ᵀx. The least-squares distance to a kernel K0 is quadratic in (t, s), and its normal equations need no array of
+N² columns: ``⟨a_j a'_jᵀ, a_k a'_kᵀ⟩ = (a_j·a_k)(a'_j·a'_k)`` and
+``⟨M ∘ g_j g'_jᵀ, M ∘ g_k g'_kᵀ⟩ = (g_j∘g_k)ᵀ (M∘M) (g'_j∘g'_k)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from ntkfusion.errors import InputError
+from ntkfusion.kernels import dense, factorized
+from ntkfusion.kernels.block_program import block_terms
+from ntkfusion.kernels.dense import Kind
+from ntkfusion.kernels.terms import evaluate
+from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
+from ntkfusion.models.pytree import pytree
+
+#: The parameters of a block that its neurons' constants scale, by kind of block.
+SCALED = {MLPBlock: ("w1", "b1", "w2"), FactorizedBlock: ("right1", "b1", "left2")}
+
+
+@pytree
+class NeuronKernels:
+    """The kernel of a block without constants, neuron by neuron; see the module.
+
+    Attributes:
+        a: a_j(x), times what every output weight's kernel has in common, [N, c].
+        a_right: a'_j(z), [M, c].
+        g: g_j(x) times the trace of v_j v'_jᵀ, [N, c].
+        g_right: g'_j(z), [M, c].
+        gram: M(x, z), [N, M].
+        fixed: F(x, z), [N, M].
+    """
+
+    a: Float[Array, "N c"]
+    a_right: Float[Array, "M c"]
+    g: Float[Array, "N c"]
+    g_right: Float[Array, "M c"]
+    gram: Float[Array, "N M"]
+    fixed: Float[Array, "N M"]
+
+    def kernel(self, t: Float[Array, " c"], s: Float[Array, " c"]) -> Float[Array, "N M"]:
+        """K̃ for given t and s."""
+        inner = (self.g * s[None, :]) @ self.g_right.T
+        return self.fixed + (self.a * t[None, :]) @ self.a_right.T + self.gram * inner
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalEquations:
+    """‖K̃ − K0‖² / ‖K0‖² = uᵀHu − 2 rᵀu + k for u = (t, s), in float64.
+
+    Attributes:
+        matrix: H, [2c, 2c].
+        target: r, [2c].
+        constant: k, the error of the fixed part alone.
+    """
+
+    matrix: NDArray[np.float64]
+    target: NDArray[np.float64]
+    constant: float
+
+    def error(self, solution: NDArray[np.float64]) -> float:
+        """The relative Frobenius error of the kernel for u."""
+        square = solution @ (self.matrix @ solution) - 2 * self.target @ solution + self.constant
+        return float(np.sqrt(max(square, 0.0)))
+
+
+def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKernels:
+    """The kernel of `block` on the inputs x, neuron by neuron.
+
+    Args:
+        block: a dense or factorised block; constants that it has are folded into the weights.
+        x: inputs, for both sides of the kernel.
+        kind: "sgd" or "sign".
+
+    Returns:
+        The factors; with t = s = 1 they give the block's own kernel.
+
+    Raises:
+        InputError: for another kind of block.
+    """
+    if not isinstance(block, (MLPBlock, FactorizedBlock)):
+        raise InputError(
+            f"constants are matched for the neurons of dense and factorised blocks; got a {type(block).__name__}"
+        )
+    block = block.fold()
+    terms = block_terms(block, x, x, kind)
+    others = {name: term for name, term in terms.items() if name not in SCALED[type(block)]}
+    fixed = sum(evaluate(others, "trace", (x.shape[0], x.shape[0])).values(), jnp.zeros((x.shape[0],) * 2, x.dtype))
+    if isinstance(block, MLPBlock):
+        left, right = dense.left_features(block, x), dense.right_features(block, x, kind)
+        gram, scale = left.x @ right.x.T, jnp.ones((), x.dtype)
+    else:
+        left, right = factorized.left_features(block, x), factorized.right_features(block, x, kind)
+        gram, scale = left.p @ right.p.T, jnp.sum(left.right2 * right.right2) / block.output_width
+    weights = jnp.sum(left.v * right.v, axis=1) / block.output_width
+    bias = 0 if block.b1 is None else 1
+    return NeuronKernels(left.a * scale, right.a, left.g * weights[None, :], right.g, gram + bias, fixed)
+
+
+def normal_equations(
+    block: Block, reference: Float[Array, "N N"], x: Float[Array, "N d"], kind: Kind
+) -> NormalEquations:
+    """The least-squares problem of bringing a block's kernel closest to a reference by its neurons' constants.
+
+    Args:
+        block: a dense or factorised block.
+        reference: the kernel to come close to, on the same inputs, for example of the original block.
+        x: inputs (N² c² multiplications).
+        kind: of both kernels.
+
+    Returns:
+        The normal equations, relative to ‖reference‖².
+
+    Raises:
+        InputError: for another kind of block, or a reference that is 0.
+    """
+    with jax.default_matmul_precision("highest"):
+        matrix, target, constant, norm = _equations(neuron_kernels(block, x, kind), reference)
+    if not float(norm) > 0:
+        raise InputError("the reference kernel is 0 on the calibration inputs; give inputs that reach the block")
+    scale = float(norm)
+    halves = np.asarray(matrix, np.float64) / scale
+    return NormalEquations((halves + halves.T) / 2, np.asarray(target, np.float64) / scale, float(constant) / scale)
+
+
+@jax.jit
+def _equations(factors: NeuronKernels, reference: Float[Array, "N N"]) -> tuple[Array, Array, Array, Array]:
+    a, a_right, g, g_right = factors.a, factors.a_right, factors.g, factors.g_right
+    gram, rest = factors.gram, reference - factors.fixed
+    squares = gram * gram
+
+    def row(neuron: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        a_j, a_right_j, g_j, g_right_j = (column[:, None] for column in neuron)
+        inputs = jnp.sum((g_j * g) * (squares @ (g_right_j * g_right)), axis=0)
+        mixed = jnp.sum((a_j * g) * (gram @ (a_right_j * g_right)), axis=0)
+        return inputs, mixed
+
+    inputs, mixed = jax.lax.map(row, (a.T, a_right.T, g.T, g_right.T))
+    outputs = (a.T @ a) * (a_right.T @ a_right)
+    matrix = jnp.block([[outputs, mixed], [mixed.T, inputs]])
+    target = jnp.concatenate([jnp.sum(a * (rest @ a_right), 0), jnp.sum(g * ((gram * rest) @ g_right), 0)])
+    return matrix, target, jnp.sum(rest * rest), jnp.sum(reference * reference)

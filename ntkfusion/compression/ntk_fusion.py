@@ -1,0 +1,100 @@
+"""NTK fusion: this project's own method, the most active neurons refitted, tuned and given kernel-matched constants.
+
+Not from a paper. Each step is described where it is: `ActiveNeurons`, `refit_output`, `tune`, `match_constants`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import get_args
+
+import jax
+from jaxtyping import Array, Float
+
+from ntkfusion.compression.active_neurons import ActiveNeurons
+from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.matching import Target, match_constants
+from ntkfusion.compression.refit import refit_output
+from ntkfusion.compression.tuning import Tuning, tune
+from ntkfusion.errors import InputError
+from ntkfusion.kernels.distance import relative_error
+from ntkfusion.models.mlp import Block, MLPBlock
+
+
+@dataclasses.dataclass(frozen=True)
+class NTKFusion(LayerwiseMethod):
+    """Keep output and kernel: select neurons, refit the output weights, tune, match the constants.
+
+    1. The c neurons with the largest rms(a_i)‖v_i‖ on calibration inputs are kept.
+    2. Ridge regression replaces their output weights.
+    3. All parameters are tuned towards the original's outputs and both of its kernels.
+    4. Constants bring the SGD kernel, the sign kernel or both as close as they can; the function stays.
+
+    Steps 1 to 3 do not depend on `target`. Everything is fitted to calibration inputs and nothing else; how far
+    held-out errors are from calibration errors depends on their number (experiments/README.md, "Kernel distances").
+
+    Attributes:
+        width: kept fraction of the hidden width.
+        target: the kernel that the constants are matched to. One set of constants cannot serve both well: "both" is a
+            compromise.
+        sgd_share: the weight of the SGD kernel's squared relative error in "both"; the sign kernel has the rest.
+        tuning: step 3; ``Tuning(steps=0)`` leaves it out.
+        matching_tokens: calibration tokens for step 4, whose cost grows with their square.
+
+    >>> NTKFusion(width=0.5, target="sign").tuning.steps
+    200
+    """
+
+    target: Target = "sgd"
+    sgd_share: float = 0.5
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
+    matching_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: for a width or a number out of range, or an unknown target.
+        """
+        super().__post_init__()
+        if self.target not in get_args(Target):
+            raise InputError(f"unknown target {self.target!r}; known: {', '.join(get_args(Target))}")
+        if not 0 <= self.sgd_share <= 1:
+            raise InputError(f"sgd_share is a weight from 0 to 1; got {self.sgd_share}")
+        if self.matching_tokens < 1:
+            raise InputError(f"matching_tokens must be at least 1, got {self.matching_tokens}")
+
+    def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:
+        """The four steps; with all neurons kept there is nothing to do."""
+        inputs, count = workspace.inputs(index), self.kept_neurons(block.hidden_width)
+        if count == block.hidden_width:
+            return block, {}
+        student, details = workspace.reuse(
+            ("ntk-fusion", index, count, self.tuning), lambda: self._student(block, index, workspace)
+        )
+        shown = some_inputs(inputs, self.matching_tokens, workspace.key("matching", index))
+        matched = match_constants(student, block, shown, target=self.target, sgd_share=self.sgd_share)
+        errors = {f"calibration_{kind}_kernel_error": error for kind, error in matched.errors.items()}
+        return matched.block, {**details, **errors}
+
+    def _student(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[MLPBlock, dict[str, float]]:
+        inputs = workspace.inputs(index)
+        selected, _ = ActiveNeurons(self.width).compress_block(block, index, workspace)
+        refitted, refit = refit_output(selected, block, inputs)
+        assert isinstance(refitted, MLPBlock)
+        student, tuning = tune(
+            refitted,
+            block,
+            inputs,
+            workspace.key("tuning", index),
+            self.tuning,
+            lambda fraction: workspace.progress(f"tuning block {index + 1}", fraction),
+        )
+        error = relative_error(student(inputs), block(inputs))
+        return student, {**refit, **tuning, "calibration_output_error": error}
+
+
+def some_inputs(inputs: Float[Array, "N d"], count: int, key: Array) -> Float[Array, "n d"]:
+    """At most `count` of the inputs, drawn without replacement."""
+    return inputs[jax.random.permutation(key, inputs.shape[0])[:count]]

@@ -1,6 +1,6 @@
-"""NTK fusion: this project's own method, the most active neurons refitted, tuned and given kernel-matched constants.
+"""NTK fusion: this project's own method, selected neurons refitted, tuned and given kernel-matched constants.
 
-Not from a paper. Each step is described where it is: `ActiveNeurons`, `refit_output`, `tune`, `match_constants`.
+Not from a paper. Each step is described where it is: `forward_selection`, `refit_output`, `tune`, `match_constants`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import get_args
 import jax
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.forward_selection import forward_selection
 from ntkfusion.compression.matching import Target, match_constants
+from ntkfusion.compression.neurons import select_neurons
 from ntkfusion.compression.refit import refit_output
 from ntkfusion.compression.tuning import Tuning, tune
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.distance import relative_error
+from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import Block, MLPBlock
 
 
@@ -26,9 +28,9 @@ from ntkfusion.models.mlp import Block, MLPBlock
 class NTKFusion(LayerwiseMethod):
     """Keep output and kernel: select neurons, refit the output weights, tune, match the constants.
 
-    1. The c neurons with the largest rms(a_i)‖v_i‖ on calibration inputs are kept.
+    1. The c neurons whose activations explain the outputs best are kept, chosen one after the other.
     2. Ridge regression replaces their output weights.
-    3. All parameters are tuned towards the original's outputs and both of its kernels.
+    3. All parameters are tuned towards the original's outputs and both of its kernels, then step 2 once more.
     4. Constants bring the SGD kernel, the sign kernel or both as close as they can; the function stays.
 
     Steps 1 to 3 do not depend on `target`. Everything is fitted to calibration inputs and nothing else; how far
@@ -43,7 +45,7 @@ class NTKFusion(LayerwiseMethod):
         matching_tokens: calibration tokens for step 4, whose cost grows with their square.
 
     >>> NTKFusion(width=0.5, target="sign").tuning.steps
-    200
+    400
     """
 
     target: Target = "sgd"
@@ -79,18 +81,19 @@ class NTKFusion(LayerwiseMethod):
         return matched.block, {**details, **errors}
 
     def _student(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[MLPBlock, dict[str, float]]:
-        inputs = workspace.inputs(index)
-        selected, _ = ActiveNeurons(self.width).compress_block(block, index, workspace)
-        refitted, refit = refit_output(selected, block, inputs)
-        assert isinstance(refitted, MLPBlock)
+        inputs, count = workspace.inputs(index), self.kept_neurons(block.hidden_width)
+        hidden = get_activation(block.activation).value(block.preactivation(inputs))
+        selected = select_neurons(block, forward_selection(hidden, block.w2, count))
+        student, _ = refit_output(selected, block, inputs)
         student, tuning = tune(
-            refitted,
+            student,
             block,
             inputs,
             workspace.key("tuning", index),
             self.tuning,
             lambda fraction: workspace.progress(f"tuning block {index + 1}", fraction),
         )
+        student, refit = refit_output(student, block, inputs)
         error = relative_error(student(inputs), block(inputs))
         return student, {**refit, **tuning, "calibration_output_error": error}
 

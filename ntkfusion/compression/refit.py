@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 from jaxtyping import Array, Float
 
@@ -11,6 +12,16 @@ from ntkfusion.errors import InputError
 from ntkfusion.kernels.checks import check_inputs
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
+
+
+@overload
+def refit_output(block: MLPBlock, original: Block, x: Float[Array, "N d"]) -> tuple[MLPBlock, Mapping[str, float]]: ...
+
+
+@overload
+def refit_output(
+    block: Block, original: Block, x: Float[Array, "N d"]
+) -> tuple[MLPBlock | FactorizedBlock, Mapping[str, float]]: ...
 
 
 def refit_output(

@@ -144,7 +144,7 @@ METHODS: dict[str, Entry] = {
     ),
     "ntk-fusion": Entry(
         lambda width: NTKFusion(width),
-        "Active neurons, refitted, tuned to outputs and kernels, constants matched to the SGD kernel (our own)",
+        "Selected neurons, refitted, tuned to outputs and kernels, constants matched to the SGD kernel (our own)",
     ),
     "ntk-fusion-sign": Entry(
         lambda width: NTKFusion(width, target="sign"), "The same function, constants matched to the sign kernel"

@@ -52,7 +52,7 @@ class Tuning:
             them are kept, those of the beginning included.
     """
 
-    steps: int = 200
+    steps: int = 400
     rate: float = 2e-3
     batch: int = 512
     kernel_tokens: int = 128

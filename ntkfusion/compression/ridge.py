@@ -27,6 +27,8 @@ def _fit(
     rotated = centred @ vectors
     products = rotated.T @ targets
     unit = jnp.mean(values)
+    # features that never vary say nothing: any penalty gives them weight 0
+    unit = jnp.where(unit > 0, unit, 1)
 
     def leave_one_out(penalty: Float[Array, ""]) -> Float[Array, ""]:
         shrunk = 1 / (jnp.maximum(values, 0) + penalty * unit)
@@ -36,9 +38,9 @@ def _fit(
 
     grid = jnp.asarray(penalties, features.dtype)
     errors = jax.lax.map(leave_one_out, grid)
-    best = jnp.argmin(errors)
+    best, total = jnp.argmin(errors), jnp.sum(targets**2)
     weights = vectors @ (products / (jnp.maximum(values, 0) + grid[best] * unit)[:, None])
-    return weights, target_mean - mean @ weights, errors / jnp.sum(targets**2), grid[best]
+    return weights, target_mean - mean @ weights, errors / jnp.where(total > 0, total, 1), grid[best]
 
 
 def ridge(
@@ -61,7 +63,7 @@ def ridge(
 
     Returns:
         W, b (0 without intercept), the penalty in those units, and its relative leave-one-out error
-        (root of the sum of squares over that of the centred targets).
+        (root of the sum of squares over that of the centred targets, if these are not all 0).
 
     Raises:
         InputError: for fewer than two samples, no penalties, or penalties that are not positive.

@@ -33,6 +33,23 @@ def test_more_features_than_samples_is_no_problem():
     assert error > 0
 
 
+@pytest.mark.parametrize("intercept", [True, False])
+def test_silent_features_get_weight_0(intercept):
+    """Neurons that are dead on all calibration tokens."""
+    targets = normal(1, 8, 3)
+    weights, bias, _, error = ridge(jnp.zeros((8, 2)), targets, intercept=intercept)
+    np.testing.assert_array_equal(weights, 0)
+    np.testing.assert_allclose(bias, intercept * targets.mean(axis=0), rtol=1e-6)
+    assert np.isfinite(error)
+
+
+def test_constant_targets_are_all_intercept():
+    weights, bias, _, error = ridge(normal(0, 8, 2), jnp.full((8, 3), 2.0))
+    np.testing.assert_allclose(weights, 0, atol=1e-6)
+    np.testing.assert_allclose(bias, 2.0, rtol=1e-6)
+    assert error == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("samples", "penalties", "message"),
     [(1, [1.0], "at least 2 samples, got 1"), (3, [0.0], "positive"), (3, [], "positive")],

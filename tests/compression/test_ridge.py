@@ -39,7 +39,7 @@ def test_silent_features_get_weight_0(intercept):
     targets = normal(1, 8, 3)
     weights, bias, _, error = ridge(jnp.zeros((8, 2)), targets, intercept=intercept)
     np.testing.assert_array_equal(weights, 0)
-    np.testing.assert_allclose(bias, intercept * targets.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(bias, float(intercept) * targets.mean(axis=0), rtol=1e-6)
     assert np.isfinite(error)
 
 

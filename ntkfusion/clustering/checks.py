@@ -49,8 +49,13 @@ def checked(
     """The request with weights filled in; see `kmeans` for what they are.
 
     Raises:
-        InputError: for counts out of range, points that are not finite, or weights that are negative or all 0.
+        InputError: for points that are no rows of floats, counts out of range, points that are not finite, or weights
+            that are negative or all 0.
     """
+    if jnp.ndim(points) != 2 or not jnp.issubdtype(points.dtype, jnp.floating):
+        raise InputError(
+            f"points must be floats of shape [points, dimensions]; got {points.dtype} of shape {jnp.shape(points)}"
+        )
     num_points, dimension = points.shape
     if not 1 <= num_clusters <= num_points:
         raise InputError(f"num_clusters must be from 1 to the number of points, {num_points}; got {num_clusters}")

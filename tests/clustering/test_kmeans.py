@@ -6,6 +6,7 @@ import logging
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from blocks import normal
@@ -303,6 +304,20 @@ def test_bad_requests_say_what_is_wrong(arguments, message):
 def test_bad_options_say_what_is_wrong(options, message):
     with pytest.raises(InputError, match=message):
         kmeans(FOUR, 2, **options)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """As outside of tests, where nothing checks signatures."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("points", [jnp.arange(4.0), jnp.arange(4)[:, None]], ids=["one axis", "integers"])
+def test_points_that_are_no_rows_of_floats_are_refused(unchecked_shapes, points):
+    with pytest.raises(InputError, match="points must be floats of shape"):
+        kmeans(points, 2, weights=jnp.array([0.5, 1.5, 1.0, 1.0]))
 
 
 def test_lists_of_another_length_are_refused():

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.compression.neuron_kernels import neuron_kernels
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.checks import check_inputs
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
@@ -108,8 +109,11 @@ def tune(
         The best block by the validation tokens, and its loss on them before and after.
 
     Raises:
-        InputError: for fewer than 4 calibration inputs.
+        InputError: for another kind of block, inputs that do not fit, or fewer than 4 of them.
     """
+    if not isinstance(block, (MLPBlock, FactorizedBlock)):
+        raise InputError(f"tuning works on dense and factorised blocks; got a {type(block).__name__}")
+    check_inputs(original, x, None)
     if x.shape[0] < 4:
         raise InputError(f"tuning needs at least 4 calibration inputs, got {x.shape[0]}")
     if not options.steps:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, mixture_block, normal, relative
+from blocks import dense_block, gated_block, mixture_block, normal, relative
 
 from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import Workspace
@@ -91,6 +91,20 @@ def test_tuning_that_makes_things_worse_is_not_kept(block, tokens, workspace):
     tuned, details = tune(start, block, tokens, jax.random.key(0), wild)
     jax.tree.map(np.testing.assert_array_equal, tuned, start.fold())
     assert details["tuning_loss"] == details["tuning_loss_before"]
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "message"),
+    [
+        (gated_block(D, M, D), (20, D), "dense and factorised blocks; got a GatedBlock"),
+        (dense_block(D, M, D), (20, D - 1), "row of 6 numbers"),
+        (dense_block(D, M, D), (3, D), "at least 4 calibration inputs, got 3"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(block, start, shape, message):
+    with pytest.raises(InputError, match=message):
+        # not of the kinds in the signature, which only tests check
+        tune.__wrapped__(start, block, normal(1, *shape), jax.random.key(0), SHORT)
 
 
 def test_the_target_changes_constants_and_kernels_but_not_the_function(block, tokens, workspace):

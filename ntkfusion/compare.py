@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.compression.compress import check_layers
 from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace
+from ntkfusion.compression.improved import Improved
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.conditions import check_seed, command_line, describe_model, describe_text, environment, read_text
@@ -44,10 +45,14 @@ class Plan:
 
     def build(self, name: str, width: float) -> Method:
         """The method of that name at a width, with the run's number of k-means restarts."""
-        method = build_method(name, width)
-        return (
-            dataclasses.replace(method, num_restarts=self.options.restarts) if isinstance(method, MLPFusion) else method
-        )
+        return _with_restarts(build_method(name, width), self.options.restarts)
+
+
+def _with_restarts(method: Method, restarts: int) -> Method:
+    """The method, or what it improves, with that number of k-means restarts if it has one."""
+    if isinstance(method, Improved):
+        return dataclasses.replace(method, method=_with_restarts(method.method, restarts))
+    return dataclasses.replace(method, num_restarts=restarts) if isinstance(method, MLPFusion) else method
 
 
 def method_names(asked: Sequence[str]) -> tuple[str, ...]:

@@ -101,6 +101,15 @@ def test_a_method_that_does_not_apply_is_refused_before_any_work():
     assert steps == ["loading the model"]
 
 
+@pytest.mark.parametrize("name", ["mlp-fusion", "mlp-fusion-v2+refit+sgd"])
+def test_restarts_reach_k_means_under_improvements_too(name):
+    method = make_plan(Compare(methods=(name,), restarts=3)).build(name, 0.25)
+    while isinstance(method, (nf.Refitted, nf.Matched)):
+        method = method.method
+    assert method.num_restarts == 3
+    assert method.width == 0.25
+
+
 def test_gallery_shows_the_words_of_the_middle_layer(measured):
     _, _, result = measured
     (gallery,) = result.galleries

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.compression.masks import mask_per_output, pruned_block, surviving_weights
 from ntkfusion.models.activations import get_activation
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import Block, MLPBlock
 
 
@@ -26,6 +27,10 @@ class ActivationPruning(LayerwiseMethod):
     Attributes:
         width: the width of the dense block whose parameter count is matched.
     """
+
+    def makes(self) -> type[Block]:
+        """Blocks of another kind; see `Method.makes`."""
+        return MaskedBlock
 
     def check_block(self, block: MLPBlock) -> None:
         """Refuse widths that leave no weights; see `LayerwiseMethod.check_block`."""

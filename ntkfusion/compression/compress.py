@@ -53,11 +53,13 @@ def compress(
         InputError: for layers that do not exist, or where the method does not apply.
     """
     chosen = check_layers(layers, model.config.num_hidden_layers)
+    every_block = model.mlp_blocks()
+    blocks = [every_block[layer] for layer in chosen]
+    method.check(blocks)
     inputs = None
     if calibration is not None:
         collected = collect_block_inputs(model, calibration, max_tokens=max_tokens, seed=seed)
         inputs = [collected.inputs[layer] for layer in chosen]
-    blocks = model.mlp_blocks()
-    compressed = method.compress([blocks[layer] for layer in chosen], Workspace(seed, inputs))
+    compressed = method.compress(blocks, Workspace(seed, inputs))
     new = model.replace_mlp_blocks(dict(zip(chosen, compressed.blocks, strict=True)))
     return new, dict(zip(chosen, compressed.reports, strict=True))

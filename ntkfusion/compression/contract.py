@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from ntkfusion.compression.experts import compress_experts
 from ntkfusion.compression.workspace import Workspace
@@ -74,6 +75,10 @@ class Method(ABC):
             InputError: if it does not; the message says why.
         """
 
+    def makes(self) -> type[Block]:
+        """The kind of block that the method makes of a dense block."""
+        return MLPBlock
+
     @abstractmethod
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress the blocks of several layers.
@@ -116,6 +121,7 @@ class LayerwiseMethod(Method):
 
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress every block with `compress_block`; see `Method.compress`."""
+        self.check(blocks)
         results = [self._timed(block, index, workspace) for index, block in enumerate(blocks)]
         return Compressed(tuple(block for block, _ in results), tuple(report for _, report in results))
 
@@ -153,8 +159,10 @@ def require_dense(block: Block, method: str) -> MLPBlock:
     """The block with constants folded away, for methods that need plain dense weights.
 
     Raises:
-        InputError: if the block is not dense.
+        InputError: if the block is not dense, or its weights are neither float32 nor float64.
     """
     if not isinstance(block, MLPBlock):
         raise InputError(f"{method} works on dense MLP blocks; got a {type(block).__name__}. Merge it first.")
+    if block.w1.dtype not in (jnp.float32, jnp.float64):
+        raise InputError(f"{method} computes in float32 or float64; got {block.w1.dtype} weights. Convert them first.")
     return block.fold()

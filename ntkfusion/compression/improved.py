@@ -18,9 +18,9 @@ from ntkfusion.compression.ntk_fusion import some_inputs
 from ntkfusion.compression.refit import refit_output
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
-from ntkfusion.models.coded import as_dense_weights
+from ntkfusion.models.coded import CodedBlock, as_dense_weights
 from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import Block
+from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Improved(Method):
         super().__post_init__()
 
     def check(self, blocks: Sequence[Block]) -> None:
-        """As the method's own; see `Method.check`."""
+        """As the method's own, and refuse methods whose blocks cannot be improved; see `Method.check`."""
+        self.makes()
         self.method.check(blocks)
 
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress by the method, then improve every block; see `Method.compress`."""
+        self.check(blocks)
         for index in range(len(blocks)):
             workspace.inputs(index)  # missing calibration inputs are found out before any work
         compressed = self.method.compress(blocks, workspace)
@@ -93,6 +95,16 @@ class Refitted(Improved):
     0.5
     """
 
+    def makes(self) -> type[Block]:
+        """The kind of the method's blocks; see `Method.makes`.
+
+        Raises:
+            InputError: if these cannot be refitted.
+        """
+        if (kind := self.method.makes()) not in (MLPBlock, FactorizedBlock):
+            raise InputError(f"refitting needs dense output weights; got a {kind.__name__}")
+        return kind
+
     def improve(
         self, original: Block, block: Block, index: int, workspace: Workspace
     ) -> tuple[Block, Mapping[str, float]]:
@@ -132,6 +144,16 @@ class Matched(Improved):
             raise InputError(
                 f"sgd_share is a weight from 0 to 1 and tokens at least 1; got {self.sgd_share}, {self.tokens}"
             )
+
+    def makes(self) -> type[Block]:
+        """The kind of the method's blocks, dense if these are coded; see `Method.makes`.
+
+        Raises:
+            InputError: if these cannot have constants.
+        """
+        if (kind := self.method.makes()) not in (MLPBlock, FactorizedBlock, CodedBlock):
+            raise InputError(f"constants are matched for dense, factorised and coded blocks; got a {kind.__name__}")
+        return MLPBlock if kind is CodedBlock else kind
 
     def improve(
         self, original: Block, block: Block, index: int, workspace: Workspace

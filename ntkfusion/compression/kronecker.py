@@ -41,6 +41,10 @@ class Kronecker(LayerwiseMethod):
         """The fraction of a matrix's numbers that its code may take."""
         return self.width
 
+    def makes(self) -> type[Block]:
+        """Blocks of another kind; see `Method.makes`."""
+        return CodedBlock
+
     def check_block(self, block: MLPBlock) -> None:
         """Refuse widths that leave no term; see `LayerwiseMethod.check_block`."""
         self._terms(block)

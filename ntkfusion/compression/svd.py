@@ -49,6 +49,10 @@ class LowRankMethod(LayerwiseMethod):
         """Refuse widths that leave no rank; see `LayerwiseMethod.check_block`."""
         matched_rank(block, self.kept_neurons(block.hidden_width))
 
+    def makes(self) -> type[Block]:
+        """Blocks of another kind; see `Method.makes`."""
+        return FactorizedBlock
+
     @abstractmethod
     def approximate(self, block: MLPBlock, rank: int, index: int, workspace: Workspace) -> tuple[Triple, Triple]:
         """The approximations of W1 and W2, truncated to `rank`."""

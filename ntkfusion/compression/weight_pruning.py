@@ -12,6 +12,7 @@ from ntkfusion.compression import importance
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.compression.masks import mask_of_largest, pruned_block, surviving_weights
 from ntkfusion.errors import InputError
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import Block, MLPBlock
 
 Score = Literal["magnitude", "first-order"]
@@ -45,6 +46,10 @@ class WeightPruning(LayerwiseMethod):
         for name, known in (("score", get_args(Score)), ("scope", get_args(Scope))):
             if getattr(self, name) not in known:
                 raise InputError(f"unknown {name} {getattr(self, name)!r} of pruning; known: {', '.join(known)}")
+
+    def makes(self) -> type[Block]:
+        """Blocks of another kind; see `Method.makes`."""
+        return MaskedBlock
 
     def check_block(self, block: MLPBlock) -> None:
         """Refuse widths that leave no weights; see `LayerwiseMethod.check_block`."""

@@ -78,3 +78,8 @@ def test_calibration_inputs_reach_the_method(minilm):
 def test_bad_layers(layers, message):
     with pytest.raises(InputError, match=message):
         check_layers(layers, 3)
+
+
+def test_a_method_that_does_not_apply_is_refused_before_the_text_is_read():
+    with pytest.raises(InputError, match="choose a larger width"):
+        nf.compress(nf.random_model(TINY), nf.SVD(0.01), calibration=["no tokenizer will ever read this"])

@@ -56,6 +56,7 @@ def test_blocks_in_blocks_out(name, activation, biases):
     for old, new, report in zip(blocks, compressed.blocks, compressed.reports, strict=True):
         widths = (old.model_width, old.output_width)
         assert (new.model_width, new.output_width, new.activation) == (*widths, activation)
+        assert type(new) is build_method(name, 0.5).makes()
         assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.all(jnp.isfinite(leaf))), new))
         assert (new.b1 is None) == (old.b1 is None)
         assert (new.b2 is None) == (old.b2 is None)
@@ -186,6 +187,21 @@ def test_widths_out_of_range_are_refused(name, width):
 def test_says_when_it_does_not_apply(name):
     with pytest.raises(InputError, match="dense MLP blocks; got a FactorizedBlock"):
         compress(name, blocks=[factorized_block()])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_is_refused_with_what_to_do(name):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), block_for(name))
+    with pytest.raises(InputError, match=r"float32 or float64; got bfloat16 weights. Convert them first"):
+        build_method(name, 0.5).check([half])
+
+
+def test_blocks_that_do_not_fit_are_found_out_before_any_work(monkeypatch):
+    worked = []
+    monkeypatch.setattr("ntkfusion.compression.active_neurons.select_neurons", lambda *given: worked.append(given))
+    with pytest.raises(InputError, match="dense MLP blocks; got a FactorizedBlock"):
+        compress("active-neurons", blocks=[dense_block(), factorized_block()])
+    assert not worked
 
 
 @pytest.mark.parametrize("name", METHODS)

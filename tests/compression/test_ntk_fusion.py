@@ -180,9 +180,24 @@ def test_bad_options(build, message):
         build()
 
 
-def test_masked_blocks_say_that_they_cannot_be_refitted(block, workspace):
-    with pytest.raises(InputError, match="refitting needs dense output weights; got a MaskedBlock"):
-        build_method("magnitude-pruning+refit", 0.5).compress([block], workspace)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("magnitude-pruning+refit", "refitting needs dense output weights; got a MaskedBlock"),
+        ("kronecker+refit", "refitting needs dense output weights; got a CodedBlock"),
+        ("activation-pruning+sgd", "dense, factorised and coded blocks; got a MaskedBlock"),
+        ("magnitude-pruning+refit+sgd", "refitting needs dense output weights; got a MaskedBlock"),
+    ],
+)
+def test_blocks_that_cannot_be_improved_are_refused_before_any_work(block, name, message):
+    with pytest.raises(InputError, match=message):
+        build_method(name, 0.5).check([block])
+
+
+@pytest.mark.parametrize("name", ["svd+refit+sgd", "kronecker+sign", "mlp-fusion+refit"])
+def test_the_kind_of_improved_blocks_is_known_in_advance(block, workspace, name):
+    method = build_method(name, 0.75)
+    assert type(compress(method, block, workspace)) is method.makes()
 
 
 def test_own_methods_are_registered():

@@ -74,6 +74,10 @@ class Autoencoder(Method):
         """The fraction of a matrix's numbers that its code may take."""
         return self.width if self.ratio is None else 1 / self.ratio
 
+    def makes(self) -> type[Block]:
+        """Blocks of another kind; see `Method.makes`."""
+        return CodedBlock
+
     def check(self, blocks: Sequence[Block]) -> None:
         """Refuse blocks that are not dense, and budgets that no latent fits into; see `Method.check`."""
         for coded, name in zip(self._matrices(self._dense(blocks), None), ("w1", "w2"), strict=True):

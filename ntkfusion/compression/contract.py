@@ -159,10 +159,12 @@ def require_dense(block: Block, method: str) -> MLPBlock:
     """The block with constants folded away, for methods that need plain dense weights.
 
     Raises:
-        InputError: if the block is not dense, or its weights are neither float32 nor float64.
+        InputError: if the block is not dense, or its weights are neither float32 nor float64, or not finite.
     """
     if not isinstance(block, MLPBlock):
         raise InputError(f"{method} works on dense MLP blocks; got a {type(block).__name__}. Merge it first.")
     if block.w1.dtype not in (jnp.float32, jnp.float64):
         raise InputError(f"{method} computes in float32 or float64; got {block.w1.dtype} weights. Convert them first.")
+    if wrong := [name for name, array in block.parameters().items() if not bool(jnp.all(jnp.isfinite(array)))]:
+        raise InputError(f"{method}: {', '.join(wrong)} of a block hold values that are not finite; check the weights")
     return block.fold()

@@ -97,7 +97,7 @@ class MLPFusion(LayerwiseMethod):
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Cluster the neurons of all blocks in one batch, then fuse each; mixtures go expert by expert."""
         self.check(blocks)
-        if any(isinstance(block, MixtureBlock) for block in blocks):
+        if not blocks or any(isinstance(block, MixtureBlock) for block in blocks):
             return super().compress(blocks, workspace)
         dense = [require_dense(block, type(self).__name__) for block in blocks]
         workspace.charged()

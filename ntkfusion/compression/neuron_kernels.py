@@ -8,9 +8,9 @@ weights are divided by them: the function stays, and the gradients with respect 
 ``K̃(x, z) = F(x, z) + Σ_j t_j a_j(x) a'_j(z) + M(x, z) Σ_j s_j g_j(x) g'_j(z)``,
 
 F being the part of parameters that belong to no neuron (output biases; of a factorised block the factors left1 and
-right2 too). Derived in methods.md §8.2 for dense blocks; the same holds for factorised ones, where M is the Gram matrix
-of left1ᵀx. The least-squares distance to a kernel K0 is quadratic in (t, s), and its normal equations need no array of
-N² columns: ``⟨a_j a'_jᵀ, a_k a'_kᵀ⟩ = (a_j·a_k)(a'_j·a'_k)`` and
+right2 too) and M the Gram matrix of the inputs, plus 1 if there are input biases; for a factorised block left1ᵀx stands
+for x. The least-squares distance to a kernel K0 is quadratic in (t, s), and its normal equations need no array of N²
+columns: ``⟨a_j a'_jᵀ, a_k a'_kᵀ⟩ = (a_j·a_k)(a'_j·a'_k)`` and
 ``⟨M ∘ g_j g'_jᵀ, M ∘ g_k g'_kᵀ⟩ = (g_j∘g_k)ᵀ (M∘M) (g'_j∘g'_k)``.
 """
 
@@ -32,6 +32,8 @@ from ntkfusion.kernels.terms import evaluate
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
+#: The power of the constants (γ, α) that enters each kernel.
+POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
 #: The parameters of a block that its neurons' constants scale, by kind of block.
 SCALED = {MLPBlock: ("w1", "b1", "w2"), FactorizedBlock: ("right1", "b1", "left2")}
 
@@ -130,10 +132,12 @@ def normal_equations(
         The normal equations, relative to ‖reference‖².
 
     Raises:
-        InputError: for another kind of block, or a reference that is 0.
+        InputError: for another kind of block, or a reference that is 0 or not finite.
     """
     with jax.default_matmul_precision("highest"):
         matrix, target, constant, norm = _equations(neuron_kernels(block, x, kind), reference)
+    if not np.isfinite(float(norm)):
+        raise InputError("the reference kernel is not finite on the calibration inputs; check inputs and block")
     if not float(norm) > 0:
         raise InputError("the reference kernel is 0 on the calibration inputs; give inputs that reach the block")
     scale = float(norm)

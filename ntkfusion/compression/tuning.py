@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.compression.neuron_kernels import neuron_kernels
+from ntkfusion.compression.neuron_kernels import POWERS, neuron_kernels
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import check_inputs
@@ -26,8 +26,7 @@ from ntkfusion.kernels.dense import Kind
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
-#: The kernels of the loss, and the power of the constants that enters each (see `neuron_kernels`).
-POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
+#: The kernels of the loss.
 KINDS = tuple(POWERS)
 #: What is tuned: "block", without constants, and "logarithms" of the constants (γ, α) by kind, [2, c] each.
 State: TypeAlias = dict[str, Any]
@@ -155,12 +154,16 @@ def _descend(
 
 
 def _first_logarithms(block: MLPBlock | FactorizedBlock, tokens: _Tokens, kind: Kind) -> Float[Array, "2 c"]:
-    """One γ for all neurons and one α, by least squares on one set of tokens; at least a hundredth of the other."""
+    """One γ for all neurons and one α, by least squares on one set of tokens; at least a hundredth of the other.
+
+    1 where there is no solution: neurons that are silent on these tokens, say.
+    """
     factors = neuron_kernels(block, tokens.kernel_x[0], kind)
     zeros, ones = jnp.zeros(block.hidden_width), jnp.ones(block.hidden_width)
     parts = jnp.stack([(factors.kernel(*pair) - factors.fixed).ravel() for pair in ((ones, zeros), (zeros, ones))])
     rest = (tokens.kernels[kind][0] - factors.fixed).ravel()
     solution = jnp.linalg.solve(parts @ parts.T, parts @ rest)
+    solution = jnp.where(jnp.all(jnp.isfinite(solution)) & (jnp.max(solution) > 0), solution, 1)
     return jnp.log(jnp.maximum(solution, 0.01 * jnp.max(solution)))[:, None] * ones[None, :] / POWERS[kind]
 
 

@@ -196,6 +196,18 @@ def test_half_precision_is_refused_with_what_to_do(name):
         build_method(name, 0.5).check([half])
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_are_not_finite_are_refused(name):
+    block = block_for(name)
+    with pytest.raises(InputError, match="w2 of a block hold values that are not finite"):
+        build_method(name, 0.5).check([block.replace(w2=block.w2.at[0, 0].set(jnp.nan))])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_blocks_are_no_work(name):
+    assert build_method(name, 0.5).compress([], Workspace(0, [])).blocks == ()
+
+
 def test_blocks_that_do_not_fit_are_found_out_before_any_work(monkeypatch):
     worked = []
     monkeypatch.setattr("ntkfusion.compression.active_neurons.select_neurons", lambda *given: worked.append(given))

@@ -158,6 +158,12 @@ def test_bad_requests(block, options, message):
         match_constants(block, original_block(), normal(1, 4, 5), **options)
 
 
+def test_inputs_that_are_not_finite_are_called_so():
+    block = dense_block(5, 6, 5)
+    with pytest.raises(InputError, match="kernel is not finite on the calibration inputs"):
+        match_constants(block, block, jnp.full((3, 5), jnp.nan))
+
+
 def test_inputs_that_reach_nothing():
     silent = dense_block(5, 6, 5, biases=False, activation="relu")
     with pytest.raises(InputError, match="kernel is 0 on the calibration inputs"):

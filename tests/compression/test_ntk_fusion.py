@@ -93,6 +93,14 @@ def test_tuning_that_makes_things_worse_is_not_kept(block, tokens, workspace):
     assert details["tuning_loss"] == details["tuning_loss_before"]
 
 
+def test_tuning_wakes_neurons_that_are_silent_on_all_tokens(block, tokens):
+    """There is no least-squares solution for their constants, which must not end in NaN."""
+    silent = block.replace(w2=0 * block.w2)
+    tuned, details = tune(silent, block, tokens, jax.random.key(0), SHORT)
+    assert details["tuning_loss"] < details["tuning_loss_before"] < np.inf
+    assert relative_error(tuned(tokens), block(tokens)) < relative_error(silent(tokens), block(tokens))
+
+
 @pytest.mark.parametrize(
     ("start", "shape", "message"),
     [

@@ -120,7 +120,7 @@ def run_compare(options: Compare, interrupts: Interrupts) -> None:
         check_output(folder, overwrite=options.overwrite)
     _prepare_libraries()
     from ntkfusion.compare import count_steps, make_plan, run
-    from ntkfusion.compression.registry import METHODS
+    from ntkfusion.compression.registry import IMPROVEMENTS_HELP, METHODS
     from ntkfusion.progress import progress_bar
     from ntkfusion.reporting.answer import answer
     from ntkfusion.reporting.table import console_table
@@ -131,6 +131,7 @@ def run_compare(options: Compare, interrupts: Interrupts) -> None:
     if options.list_methods:
         for name, text in descriptions.items():
             console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
+        console.print(IMPROVEMENTS_HELP, highlight=False, soft_wrap=True, markup=False)
         return
     plan = make_plan(options)
     with progress_bar(count_steps(plan)) as advance:

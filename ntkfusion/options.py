@@ -34,7 +34,7 @@ class Compare:
         model: `minilm` (the packaged demo model), a Hugging Face folder, or a hub id such as `org/name`.
         text: A UTF-8 file with one sentence per line; by default sentences that ship with the package.
         methods: Names of methods; by default a selection of about a dozen, `all` for every one that
-            `ntkfusion compare --list-methods` explains.
+            `ntkfusion compare --list-methods` explains. NAME+refit, NAME+sgd and the like improve on a method.
         width: Kept fractions of the hidden width, each above 0 and at most 1.
         layers: Indices of the layers to compress; by default all.
         tokens: Held-out tokens that kernels and outputs are measured on.

@@ -51,10 +51,11 @@ def test_help_and_version_import_nothing_heavy(arguments):
 
 
 def test_list_methods_explains_each(capsys):
-    from ntkfusion.compression.registry import METHODS
+    from ntkfusion.compression.registry import IMPROVEMENTS, METHODS
 
     code, out, _ = run(capsys, "compare", "--list-methods")
     assert code == 0
+    assert all(f"+{name}" in out for name in IMPROVEMENTS)
     assert all(f"{name}: {entry.description}" in out for name, entry in METHODS.items())
 
 

@@ -68,7 +68,7 @@ def kmeans(
     in scikit-learn) and iterated by Lloyd's algorithm until no label changes. A cluster that empties takes the point
     farthest from its own centroid. Then single points are exchanged while that lowers the inertia (Hartigan), which it
     does by several per cent where clusters are small. Ties go to the cluster with the lower index; the same seed gives
-    the same result on the same machine.
+    the same result on the same machine, unless the memory left decides otherwise between Gram matrix and blocks.
 
     Args:
         points: the points. Their Gram matrix is used if its N² numbers fit the memory limit, else blocks of points.

@@ -6,10 +6,11 @@ Let neuron i have ū_i = (w_i, b_i), output weights v_i, a_i = σ(ū_i·x̄) and
 terms of neuron i have mean squares ``p_i ‖M^½ δū_i‖²`` and ``s_i ‖δv_i‖²``, p_i = ‖v_i‖² E[g_i²] and s_i = E[a_i²].
 
 *Coordinates* are (√p̄ M^½ ū, √s̄ v) with the means p̄, s̄ over neurons, so that squared distances add the two mean squares
-of the average neuron. *Weights*: because residuals of a cluster add up to 0, terms linear in them cancel within it, and
-the leading error is Σ_i g_i (δū_i·x̄) δv_i and ½ Σ_i v_i σ'' (δū_i·x̄)², which grow with one power of a neuron's
-sensitivity where squared first-order errors grow with two. So neuron i weighs √(½ (p_i/p̄ + s_i/s̄)). Its clusters' means
-are plain ones: weighted means would not let the linear terms cancel.
+of the average neuron. *Weights*: neuron i weighs √(½ (p_i/p̄ + s_i/s̄)). **The root was chosen by measurement**, on the
+packaged sample sentences; what follows was written afterwards and makes it plausible, no more. Because residuals of a
+cluster add up to 0, terms linear in them cancel within it, and the leading error is Σ_i g_i (δū_i·x̄) δv_i and
+½ Σ_i v_i σ'' (δū_i·x̄)², which grow with one power of a neuron's sensitivity where squared first-order errors grow with
+two. Centroids are plain means of the clusters: weighted means would not let the linear terms cancel.
 
 That slopes are independent of inputs, and sensitivities alike in a cluster, are approximations; `plain_coordinates` are
 those of the paper.
@@ -53,7 +54,7 @@ def plain_coordinates(block: MLPBlock, input_weight: float) -> Coordinates:
 
 
 def data_coordinates(block: MLPBlock, x: Float[Array, "N d"], input_weight: float) -> Coordinates:
-    """The coordinates and weights of the module's derivation.
+    """The coordinates that the module derives, and the weights it describes.
 
     Args:
         block: the block, without constants.

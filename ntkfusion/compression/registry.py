@@ -78,12 +78,12 @@ METHODS: dict[str, Entry] = {
     ),
     "svd-fisher": Entry(
         lambda width: WeightedSVD(width),
-        "SVD that weighs every output of a matrix by its Fisher information (FWSVD)",
+        "SVD that weighs outputs by Fisher information, of the block's own outputs where no task is given (FWSVD)",
         default=False,
     ),
     "svd-sparsity": Entry(
         lambda width: WeightedSVD(width, importance="survivors", prune="first-order"),
-        "Matrices pruned by first-order scores, then an SVD that weighs outputs by the entries left (LPAF)",
+        "Matrices pruned by first-order scores, then an SVD weighing outputs by what is left (after LPAF's abstract)",
         default=False,
     ),
     "svd-whitened": Entry(
@@ -136,11 +136,12 @@ METHODS: dict[str, Entry] = {
     ),
     "first-order-pruning": Entry(
         lambda width: WeightPruning(width, score="first-order", scope="block"),
-        "The weights of the block with the largest |w|√Fisher, at equal parameters",
+        "The weights of the block with the largest |w|√Fisher, at equal parameters (masks not counted)",
         default=False,
     ),
     "activation-pruning": Entry(
-        lambda width: ActivationPruning(width), "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs"
+        lambda width: ActivationPruning(width),
+        "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs (masks not counted)",
     ),
     "ntk-fusion": Entry(
         lambda width: NTKFusion(width),
@@ -167,6 +168,12 @@ IMPROVEMENTS: dict[str, Callable[[Method], Method]] = {
     "sign": lambda method: Matched(method=method, target="sign"),
     "both": lambda method: Matched(method=method, target="both"),
 }
+
+#: The same in a sentence.
+IMPROVEMENTS_HELP = (
+    "After a name, +refit refits output weights on calibration text; +sgd, +sign and +both match constants of the "
+    "neurons to a kernel, function unchanged: mlp-fusion-v2+refit+sgd"
+)
 
 
 def build_method(name: str, width: float) -> Method:

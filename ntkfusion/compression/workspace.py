@@ -19,7 +19,8 @@ class Workspace:
     """What the methods of one run share: randomness, calibration inputs, and intermediate results.
 
     Several methods need the same expensive thing, say the same clustering. `reuse` computes it once and charges its
-    time to each of them, so that reported seconds stay what the method would take alone.
+    time to each of them, so that reported seconds stay what the method would take alone. Results are kept by the index
+    of a block: one workspace is for one list of blocks, and other blocks need another workspace.
     """
 
     def __init__(

@@ -1,6 +1,8 @@
-"""How far every method leaves outputs and kernels from the original's, on SST-2 text: blocks, networks, overfitting.
+"""How far every method leaves outputs and kernels from the original's, on SST-2 text.
 
-Run it: ``uv run experiments/kernel_distance.py`` (hours on two cores; ``--sections blocks --seeds 0 --methods svd
+Sections: every block; whole networks; overfitting to calibration tokens; one set of constants for both kernels.
+
+Run it: ``uv run experiments/kernel_distance.py`` (an hour on two cores; ``--sections blocks --seeds 0 --methods svd
 mlp-fusion`` a minute). Text: ``$NTKFUSION_DATA_DIR/sst2/{train,dev}.tsv``, or the packaged sentences without that
 variable. It can be stopped and started again: what is in the output folder is not computed twice.
 """
@@ -24,6 +26,7 @@ from kernel_distance_parts.network import network_section
 from kernel_distance_parts.options import Options
 from kernel_distance_parts.overfitting import tokens_section
 from kernel_distance_parts.tables import Section
+from kernel_distance_parts.tradeoff import tradeoff_section
 from rich.console import Console
 
 from ntkfusion.conditions import environment
@@ -35,6 +38,7 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "blocks": blocks_section,
     "network": network_section,
     "tokens": tokens_section,
+    "tradeoff": tradeoff_section,
 }
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ntkfusion.compression.contract import BlockReport, Compressed, LayerwiseMethod, Method, Workspace
     from ntkfusion.compression.improved import Matched, Refitted
     from ntkfusion.compression.kronecker import Kronecker
-    from ntkfusion.compression.matching import MatchedBlock, match_constants
+    from ntkfusion.compression.matching import MatchedBlock, match_both, match_constants
     from ntkfusion.compression.matrices import LowRank
     from ntkfusion.compression.mlp_fusion import MLPFusion
     from ntkfusion.compression.mmd import MMDPoints
@@ -65,6 +65,7 @@ _HOMES = {
     "Tuning": "compression.tuning",
     "refit_output": "compression.refit",
     "NTKFusion": "compression.ntk_fusion",
+    "match_both": "compression.matching",
     "match_constants": "compression.matching",
     "MatchedBlock": "compression.matching",
     "Refitted": "compression.improved",
@@ -198,6 +199,7 @@ __all__ = [
     "kmeans_batch",
     "load_kernel_file",
     "load_model",
+    "match_both",
     "match_constants",
     "network_kernel",
     "random_model",

@@ -98,16 +98,22 @@ def costs(compressed: Compressed) -> dict[str, float]:
 
 
 def summarise(name: str, width: float, results: list[dict[str, Any] | None]) -> Summary | None:
-    """Means over layers, per seed; None if a seed is missing: its absence would flatter or hurt."""
-    if any(result is None for result in results):
-        return None
+    """Means over layers, per seed; None if there is no seed. The table says where some are missing."""
     there = [result for result in results if result is not None]
+    if not there:
+        return None
     keys = [f"{on}{error}" for on in TOKENS for error in ERRORS]
     values = {
         key: np.array([np.mean([number(row[key]) for row in result["rows"]]) for result in there]) for key in keys
     }
     values |= {key: np.array([number(result[key]) for result in there]) for key in ("kept", "seconds")}
     return Summary(name, width, values)
+
+
+def _name(summary: Summary, seeds: int) -> str:
+    """The method, and how many seeds it has if that is not all."""
+    found = len(summary.values["kept"])
+    return summary.method if found == seeds else f"{summary.method} ({found} of {seeds} seeds)"
 
 
 def _table(bench: Bench, width: float, summaries: list[Summary]) -> Table:
@@ -124,10 +130,10 @@ def _table(bench: Bench, width: float, summaries: list[Summary]) -> Table:
         "s",
     )
     keys = [f"{on}{error}" for on in TOKENS for error in ERRORS]
-    rows = [
-        [s.method, *(s.spread(key) for key in keys), f"{100 * s.mean('kept'):.1f} %", f"{s.mean('seconds'):.1f}"]
-        for s in summaries
-    ]
+    rows = []
+    for s in summaries:
+        name = _name(s, len(options.seeds))
+        rows.append([name, *map(s.spread, keys), f"{100 * s.mean('kept'):.1f} %", f"{s.mean('seconds'):.1f}"])
     for place, key in enumerate(keys, start=1):
         for row, best in zip(rows, is_best(np.array([s.mean(key) for s in summaries])), strict=True):
             row[place] = f"**{row[place]}**" if best else row[place]

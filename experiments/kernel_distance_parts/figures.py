@@ -131,3 +131,25 @@ def overfitting_figure(curves: Mapping[str, Mapping[int, Any]]) -> Figure:
         axes[0].set_ylabel("relative error, mean over layers")
         figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=2, handlelength=3.2)
     return figure
+
+
+def tradeoff_figure(curve: Sequence[Mapping[str, Any]]) -> Figure:
+    """SGD kernel error against sign kernel error along the curve, both logarithmic, each point with its ω.
+
+    Args:
+        curve: points with "sgd_share", "sgd_kernel_error" and "sign_kernel_error".
+
+    Returns:
+        A figure of one panel.
+    """
+    points = [(number(point["sgd_kernel_error"]), number(point["sign_kernel_error"])) for point in curve]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(6.5, 4.2))
+        axis = figure.subplots()
+        axis.plot(*zip(*points, strict=True), marker="o", color=hue("ntk-fusion"))
+        for point, place in zip(curve, points, strict=True):
+            label = f"ω = {point['sgd_share']:g}"
+            axis.annotate(label, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axis.set(xscale="log", yscale="log", xlabel="SGD kernel error", ylabel="sign kernel error")
+        axis.set_title("One set of constants for both kernels")
+    return figure

@@ -11,15 +11,13 @@ from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.conditions import check_seed
 from ntkfusion.errors import InputError
 
-SectionName = Literal["blocks", "network", "tokens"]
+SectionName = Literal["blocks", "network", "tokens", "tradeoff"]
 
 #: Beside the methods of the registry: some of them with refitted output weights and matched constants.
 COMBINATIONS = (
     "mlp-fusion-v2+refit",
     "mlp-fusion-v2+refit+sgd",
     "mlp-fusion-v2+refit+sign",
-    "svd-whitened+sgd",
-    "svd-whitened+sign",
     "structured-pruning+refit+sgd",
     "active-neurons+refit",
     "active-neurons+refit+sgd",
@@ -59,14 +57,14 @@ class Options:
         readouts: random directions in which the last hidden state of the first token is read.
         overfitting: methods whose errors are measured against the number of calibration tokens; NAME stands for
             NAME and NAME-sign, or NAME+sgd and NAME+sign where there are no such methods.
-        overfitting_width: their width.
+        overfitting_width: their width, and that of the trade-off between kernels.
         counts: numbers of calibration tokens.
         out: folder for every single result, table.md, results.json and the figures; results of the same settings
             that are there already are not computed again.
         overwrite: replace results of other settings there.
     """
 
-    sections: tuple[SectionName, ...] = ("blocks", "network", "tokens")
+    sections: tuple[SectionName, ...] = ("blocks", "network", "tokens", "tradeoff")
     model: str = "minilm"
     methods: tuple[str, ...] = ()
     widths: tuple[float, ...] = (0.125, 0.25, 0.5)

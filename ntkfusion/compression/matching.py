@@ -6,19 +6,21 @@ Derived in `neuron_kernels`; not taken from a paper.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from ntkfusion.compression.neuron_kernels import NormalEquations, normal_equations
+from ntkfusion.compression.neuron_kernels import POWERS, NormalEquations, normal_equations
 from ntkfusion.compression.nonnegative import nonnegative_least_squares, trade_off
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import check_inputs
+from ntkfusion.kernels.dense import Kind
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
 #: Which kernel the constants are matched to.
@@ -79,27 +81,49 @@ def match_constants(
     """
     if target not in get_args(Target):
         raise InputError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
-    if not 0 <= sgd_share <= 1:
-        raise InputError(f"sgd_share is a weight from 0 to 1; got {sgd_share}")
+    if target == "both":
+        return match_both(block, original, x, sgd_shares=(sgd_share,))[0]
     check_inputs(original, x, None)
-    kinds = ("sgd", "sign") if target == "both" else (target,)
-    problems = {kind: normal_equations(block, block_kernel(original, x, kind=kind), x, kind) for kind in kinds}
-    constants = _constants(problems, sgd_share)
-    powers = {"sgd": 2, "sign": 1}
-    errors = {kind: problem.error(constants ** powers[kind]) for kind, problem in problems.items()}
-    return MatchedBlock(with_constants(block, *jnp.split(jnp.asarray(constants, x.dtype), 2)), errors)
+    problem = _problem(block, original, x, target)
+    solution = nonnegative_least_squares(problem.matrix, problem.target)
+    return _matched(block, solution ** (1 / POWERS[target]), {target: problem})
 
 
-def _constants(problems: Mapping[str, NormalEquations], sgd_share: float) -> NDArray[np.float64]:
-    """(γ, α) of one kind or of both, away from 0."""
-    if len(problems) == 2:
-        solution = trade_off(problems["sgd"], problems["sign"], sgd_share)
-    elif "sgd" in problems:
-        solution = np.sqrt(nonnegative_least_squares(problems["sgd"].matrix, problems["sgd"].target))
-    else:
-        solution = nonnegative_least_squares(problems["sign"].matrix, problems["sign"].target)
-    halves = [np.maximum(half, FLOOR * (half.max() or 1.0)) for half in np.split(solution, 2)]
-    return np.concatenate(halves)
+def match_both(
+    block: Block, original: Block, x: Float[Array, "N d"], *, sgd_shares: Sequence[float]
+) -> list[MatchedBlock]:
+    """One set of constants for both kernels, for every weight between them: the curve of `match_constants`' "both".
+
+    Args:
+        block: as there.
+        original: as there.
+        x: as there.
+        sgd_shares: weights ω of the SGD kernel's squared relative error, in any order.
+
+    Returns:
+        One block per weight; the same function all of them.
+
+    Raises:
+        InputError: for shares outside [0, 1], and as `match_constants`.
+    """
+    if wrong := [share for share in sgd_shares if not 0 <= share <= 1]:
+        raise InputError(f"sgd_share is a weight from 0 to 1; got {wrong[0]}")
+    check_inputs(original, x, None)
+    problems: dict[Kind, NormalEquations] = {kind: _problem(block, original, x, kind) for kind in POWERS}
+    solutions = trade_off(problems["sgd"], problems["sign"], sgd_shares)
+    return [_matched(block, constants, problems) for constants in solutions]
+
+
+def _problem(block: Block, original: Block, x: Float[Array, "N d"], kind: Kind) -> NormalEquations:
+    return normal_equations(block, block_kernel(original, x, kind=kind), x, kind)
+
+
+def _matched(block: Block, constants: NDArray[np.float64], problems: Mapping[Kind, NormalEquations]) -> MatchedBlock:
+    """The block with (γ, α), none of them too close to 0, and its errors."""
+    halves = [np.maximum(half, FLOOR * (half.max() or 1.0)) for half in np.split(constants, 2)]
+    errors = {kind: problem.error(np.concatenate(halves) ** POWERS[kind]) for kind, problem in problems.items()}
+    dtype = jax.tree.leaves(block)[0].dtype
+    return MatchedBlock(with_constants(block, *(jnp.asarray(half, dtype) for half in halves)), errors)
 
 
 def with_constants(block: Block, q: Float[Array, " c"], r: Float[Array, " c"]) -> MLPBlock | FactorizedBlock:

@@ -32,6 +32,8 @@ from ntkfusion.kernels.terms import evaluate
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
+#: The power of the constants (γ, α) that enters each kernel.
+POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
 #: The parameters of a block that its neurons' constants scale, by kind of block.
 SCALED = {MLPBlock: ("w1", "b1", "w2"), FactorizedBlock: ("right1", "b1", "left2")}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
@@ -14,6 +16,8 @@ Matrix = NDArray[np.float64]
 
 #: Added to the diagonal of the scaled normal equations: they come from float32 and may be singular.
 JITTER = 1e-9
+#: Where a trade-off is looked for on the way to a smaller share of the SGD kernel.
+STEPS = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)
 
 
 def nonnegative_least_squares(matrix: Matrix, target: Vector) -> Vector:
@@ -52,29 +56,30 @@ def _factor(matrix: Matrix) -> Matrix:
             jitter *= 10
 
 
-def trade_off(sgd: NormalEquations, sign: NormalEquations, sgd_share: float) -> Vector:
-    """Constants c = (γ, α) ≥ 0 with a small ω e_sgd(c²)² + (1 − ω) e_sign(c)².
+def trade_off(sgd: NormalEquations, sign: NormalEquations, sgd_shares: Sequence[float]) -> list[Vector]:
+    """Constants c = (γ, α) ≥ 0 with a small ω e_sgd(c²)² + (1 − ω) e_sign(c)², for several ω.
 
     The first term is a quartic: its squares are linearised where the last iterate is (Gauss–Newton with Levenberg's
     damping), which leaves a non-negative least-squares problem. The minimum is followed from ω = 1, whose solution is
-    known, towards the asked share, because from elsewhere the iteration runs into worse ones.
+    known, downwards, because from elsewhere the iteration runs into worse ones. ω = 0 is known again.
 
     Args:
         sgd: the normal equations of the SGD kernel, in the squares of the constants.
         sign: those of the sign kernel.
-        sgd_share: ω, from 0 to 1.
+        sgd_shares: every ω, from 0 to 1, in any order.
 
     Returns:
-        γ and α, concatenated.
+        γ and α, concatenated, for each ω.
     """
-    if sgd_share == 0:
-        return nonnegative_least_squares(sign.matrix, sign.target)
     constants = np.sqrt(nonnegative_least_squares(sgd.matrix, sgd.target))
-    path = [share for share in (0.99, 0.9, 0.7, 0.5, 0.3, 0.1) if share > sgd_share]
-    for share in [*path, sgd_share] if sgd_share < 1 else []:
+    found = {1.0: constants, 0.0: nonnegative_least_squares(sign.matrix, sign.target)}
+    inner = {share for share in sgd_shares if 0 < share < 1}
+    lowest = min(inner, default=1.0)
+    for share in sorted(inner | {share for share in STEPS if share > lowest}, reverse=True):
         # a constant of 0 has no slope in the linearised squares and would stay 0
         constants = _descend(sgd, sign, share, np.maximum(constants, 1e-3 * constants.max()))
-    return constants
+        found[share] = constants
+    return [found[share] for share in sgd_shares]
 
 
 def _descend(sgd: NormalEquations, sign: NormalEquations, share: float, constants: Vector, steps: int = 8) -> Vector:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.compression.neuron_kernels import neuron_kernels
+from ntkfusion.compression.neuron_kernels import POWERS, neuron_kernels
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import check_inputs
@@ -26,8 +26,7 @@ from ntkfusion.kernels.dense import Kind
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
-#: The kernels of the loss, and the power of the constants that enters each (see `neuron_kernels`).
-POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
+#: The kernels of the loss.
 KINDS = tuple(POWERS)
 #: What is tuned: "block", without constants, and "logarithms" of the constants (γ, α) by kind, [2, c] each.
 State: TypeAlias = dict[str, Any]

@@ -11,7 +11,7 @@ from blocks import dense_block, duplicated_block, factorized_block, gated_block,
 from scipy.optimize import lsq_linear, minimize
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.matching import match_constants, with_constants
+from ntkfusion.compression.matching import match_both, match_constants, with_constants
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.neuron_kernels import SCALED, neuron_kernels, normal_equations
 from ntkfusion.compression.nonnegative import nonnegative_least_squares, trade_off
@@ -111,10 +111,10 @@ def test_coinciding_neurons_are_matched_exactly(x64, kind):
 
 def test_trade_off_runs_from_one_kernel_to_the_other(x64):
     block, x, original = BLOCKS["dense"](), normal(1, 9, 5), original_block()
-    curve = [
-        match_constants(block, original, x, target="both", sgd_share=share).errors
-        for share in (1.0, 0.9, 0.5, 0.1, 0.0)
-    ]
+    shares = (1.0, 0.9, 0.5, 0.1, 0.0)
+    curve = [matched.errors for matched in match_both(block, original, x, sgd_shares=shares)]
+    one = match_constants(block, original, x, target="both", sgd_share=0.5).errors
+    assert one == pytest.approx(curve[2], rel=1e-3)
     sgd, sign = ([errors[kind] for errors in curve] for kind in KINDS)
     assert sgd[0] == pytest.approx(match_constants(block, original, x).errors["sgd"], rel=1e-3)
     assert sign[-1] == pytest.approx(match_constants(block, original, x, target="sign").errors["sign"], rel=1e-3)
@@ -129,7 +129,7 @@ def test_trade_off_is_a_minimum_that_a_general_solver_cannot_improve(x64):
     def objective(c):
         return 0.5 * problems[0].error(c * c) ** 2 + 0.5 * problems[1].error(c) ** 2
 
-    ours = trade_off(*problems, 0.5)
+    (ours,) = trade_off(*problems, [0.5])
     theirs = minimize(objective, ours, method="L-BFGS-B", bounds=[(0, None)] * 12, options={"maxiter": 200})
     assert objective(ours) <= theirs.fun * 1.01
 

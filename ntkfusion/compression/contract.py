@@ -122,6 +122,7 @@ class LayerwiseMethod(Method):
     def compress(self, blocks: Sequence[Block], workspace: Workspace) -> Compressed:
         """Compress every block with `compress_block`; see `Method.compress`."""
         self.check(blocks)
+        workspace.check_inputs([block.model_width for block in blocks])
         results = [self._timed(block, index, workspace) for index, block in enumerate(blocks)]
         return Compressed(tuple(block for block, _ in results), tuple(report for _, report in results))
 

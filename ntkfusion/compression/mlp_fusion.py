@@ -99,6 +99,7 @@ class MLPFusion(LayerwiseMethod):
         self.check(blocks)
         if not blocks or any(isinstance(block, MixtureBlock) for block in blocks):
             return super().compress(blocks, workspace)
+        workspace.check_inputs([block.model_width for block in blocks])
         dense = [require_dense(block, type(self).__name__) for block in blocks]
         workspace.charged()
         start = time.perf_counter()

@@ -62,6 +62,23 @@ class Workspace:
             raise InputError("this method needs calibration inputs; pass calibration texts")
         return self._inputs[index]
 
+    def check_inputs(self, model_widths: Sequence[int]) -> None:
+        """Find out, before any work, whether calibration inputs fit blocks of these model widths; none always do.
+
+        Raises:
+            InputError: if there are fewer inputs than blocks, or inputs that are no rows of a block's width.
+        """
+        if self._inputs is None:
+            return
+        if len(self._inputs) < len(model_widths):
+            raise InputError(f"calibration inputs: one array per block, {len(model_widths)}; got {len(self._inputs)}")
+        for index, width in enumerate(model_widths):
+            shape = self._inputs[index].shape
+            if len(shape) != 2 or shape[1] != width or not shape[0]:
+                raise InputError(
+                    f"calibration inputs of block {index} must be at least one row of {width} numbers; got shape {shape}"
+                )
+
     def squared_gradients(self, index: int) -> Mapping[str, Array] | None:
         """Mean squared gradients of a task at block `index`, by parameter; None if the run has none."""
         return None if self._squared_gradients is None else self._squared_gradients[index]

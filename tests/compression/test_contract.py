@@ -208,6 +208,21 @@ def test_no_blocks_are_no_work(name):
     assert build_method(name, 0.5).compress([], Workspace(0, [])).blocks == ()
 
 
+@pytest.mark.parametrize("name", ["mlp-fusion-data", "svd-whitened", "activation-pruning", "ntk-fusion"])
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(9, D)], "one array per block, 2; got 1"),
+        ([(9, D), (9, D - 1)], r"of block 1 must be at least one row of 6 numbers; got shape \(9, 5\)"),
+        ([(9, D), (0, D)], r"at least one row of 6 numbers; got shape \(0, 6\)"),
+    ],
+)
+def test_calibration_inputs_that_do_not_fit_are_refused(name, shapes, message):
+    workspace = Workspace(0, [jnp.zeros(shape) for shape in shapes])
+    with pytest.raises(InputError, match=message):
+        build_method(name, 0.5).compress([dense_block(D, M, D)] * 2, workspace)
+
+
 def test_blocks_that_do_not_fit_are_found_out_before_any_work(monkeypatch):
     worked = []
     monkeypatch.setattr("ntkfusion.compression.active_neurons.select_neurons", lambda *given: worked.append(given))

@@ -76,7 +76,7 @@ class Workspace:
             shape = self._inputs[index].shape
             if len(shape) != 2 or shape[1] != width or not shape[0]:
                 raise InputError(
-                    f"calibration inputs of block {index} must be at least one row of {width} numbers; got shape {shape}"
+                    f"calibration inputs of block {index} must be at least one row of {width} numbers; got {shape}"
                 )
 
     def squared_gradients(self, index: int) -> Mapping[str, Array] | None:

@@ -210,17 +210,16 @@ def test_no_blocks_are_no_work(name):
 
 @pytest.mark.parametrize("name", ["mlp-fusion-data", "svd-whitened", "activation-pruning", "ntk-fusion"])
 @pytest.mark.parametrize(
-    ("shapes", "message"),
+    ("blocks", "shape", "message"),
     [
-        ([(9, D)], "one array per block, 2; got 1"),
-        ([(9, D), (9, D - 1)], r"of block 1 must be at least one row of 6 numbers; got shape \(9, 5\)"),
-        ([(9, D), (0, D)], r"at least one row of 6 numbers; got shape \(0, 6\)"),
+        (2, (9, D), "one array per block, 2; got 1"),
+        (1, (9, D - 1), r"of block 0 must be at least one row of 6 numbers; got \(9, 5\)"),
+        (1, (0, D), r"at least one row of 6 numbers; got \(0, 6\)"),
     ],
 )
-def test_calibration_inputs_that_do_not_fit_are_refused(name, shapes, message):
-    workspace = Workspace(0, [jnp.zeros(shape) for shape in shapes])
+def test_calibration_inputs_that_do_not_fit_are_refused(name, blocks, shape, message):
     with pytest.raises(InputError, match=message):
-        build_method(name, 0.5).compress([dense_block(D, M, D)] * 2, workspace)
+        build_method(name, 0.5).compress([dense_block(D, M, D)] * blocks, Workspace(0, [jnp.zeros(shape)]))
 
 
 def test_blocks_that_do_not_fit_are_found_out_before_any_work(monkeypatch):

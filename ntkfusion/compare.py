@@ -44,15 +44,17 @@ class Plan:
     held_out: list[str]
 
     def build(self, name: str, width: float) -> Method:
-        """The method of that name at a width, with the run's number of k-means restarts."""
-        return _with_restarts(build_method(name, width), self.options.restarts)
+        """The method of that name at a width, with the run's options for k-means."""
+        return _with_options(build_method(name, width), self.options)
 
 
-def _with_restarts(method: Method, restarts: int) -> Method:
-    """The method, or what it improves, with that number of k-means restarts if it has one."""
+def _with_options(method: Method, options: Compare) -> Method:
+    """The method, or what it improves, with the run's options for k-means if that is what it does."""
     if isinstance(method, Improved):
-        return dataclasses.replace(method, method=_with_restarts(method.method, restarts))
-    return dataclasses.replace(method, num_restarts=restarts) if isinstance(method, MLPFusion) else method
+        return dataclasses.replace(method, method=_with_options(method.method, options))
+    if not isinstance(method, MLPFusion):
+        return method
+    return dataclasses.replace(method, num_restarts=options.restarts, allocation=options.allocation)
 
 
 def method_names(asked: Sequence[str]) -> tuple[str, ...]:
@@ -204,6 +206,7 @@ def _settings(plan: Plan, layers: Sequence[int]) -> dict[str, Any]:
         "tokens": options.tokens,
         "calibration_tokens": options.calibration_tokens,
         "restarts": options.restarts,
+        "allocation": options.allocation,
         "seed": options.seed,
     }
 

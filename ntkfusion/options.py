@@ -42,6 +42,8 @@ class Compare:
         words_only: Leave out [CLS], [SEP] and other special tokens, whose outputs are many times larger than those of
             words and weigh heavily in every norm.
         restarts: Restarts of k-means.
+        allocation: How MLP Fusion spends its neurons: `uniform`, the same share in every layer, or `inertia`, as many
+            in all, shared over layers so that the sum of inertias is small.
         seed: Drives every random choice; same seed, same machine, same numbers.
         out: Folder for the report; by default results/compare-MODEL.
         overwrite: Replace an earlier report in that folder, with everything in it.
@@ -57,6 +59,7 @@ class Compare:
     calibration_tokens: int = 8192
     words_only: Flag = False
     restarts: int = 10
+    allocation: Literal["uniform", "inertia"] = "uniform"
     seed: int = 0
     out: Path | None = None
     overwrite: Flag = False

@@ -52,7 +52,7 @@ def _table(bench: Bench, result: dict[str, Any]) -> Table:
     ]
     output = format_error(number(result["curve"][0]["output_error"]))
     note = (
-        f"ntk-fusion at width {width_label(options.overfitting_width)}; the function is the same in every row, and so is "
+        f"ntk-fusion at width {width_label(options.overfitting_width)}; the function is the same in all rows, so is "
         f"the output error, {output}. Relative errors on {options.tokens} held-out tokens, means over "
         f"{len(bench.layers)} layers, seed {options.seeds[0]}. {bench.text.name}."
     )

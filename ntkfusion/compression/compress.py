@@ -33,7 +33,7 @@ def compress(
     *,
     layers: Iterable[int] | None = None,
     calibration: Sequence[str] | None = None,
-    max_tokens: int = 512,
+    max_tokens: int = 8192,
     seed: int = 0,
 ) -> tuple[Model, dict[int, BlockReport]]:
     """A smaller model: some layers' MLP blocks replaced by what the method makes of them.
@@ -43,7 +43,7 @@ def compress(
         method: for example ``MLPFusion(width=0.25)``.
         layers: which layers; by default all.
         calibration: texts, for methods that look at real block inputs. The original's inputs are used for every layer.
-        max_tokens: how many calibration tokens at most.
+        max_tokens: how many calibration tokens at most. Methods that fit weights need several per neuron that is kept.
         seed: drives all randomness.
 
     Returns:

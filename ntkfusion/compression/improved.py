@@ -61,8 +61,9 @@ class Improved(Method):
         start = time.perf_counter()
         improved, details = self._improve_any(original, block, index, workspace)
         jax.block_until_ready(improved)
+        seconds = report.seconds + time.perf_counter() - start
         return improved, dataclasses.replace(
-            report, seconds=report.seconds + time.perf_counter() - start, details={**report.details, **details}
+            report, parameters=improved.num_parameters, seconds=seconds, details={**report.details, **details}
         )
 
     def _improve_any(
@@ -116,8 +117,8 @@ class Refitted(Improved):
 class Matched(Improved):
     """A method's blocks with constants matched to the original's kernel, function unchanged; see `match_constants`.
 
-    Coded blocks are decoded first: constants belong to the dense weights that are trained; the report keeps counting
-    what is stored.
+    Coded blocks are decoded first, because constants belong to the dense weights that are trained: what comes out is a
+    dense block and counts as one.
 
     Attributes:
         width: the method's.

@@ -35,6 +35,8 @@ class NTKFusion(LayerwiseMethod):
 
     Steps 1 to 3 do not depend on `target`. Everything is fitted to calibration inputs and nothing else; how far
     held-out errors are from calibration errors depends on their number (experiments/README.md, "Kernel distances").
+    The defaults were chosen on MiniLM at width ¼, calibrated on SST-2's training sentences, by errors on 512 tokens of
+    its development sentences.
 
     Attributes:
         width: kept fraction of the hidden width.

@@ -154,10 +154,10 @@ def test_improvements_keep_the_size_and_follow_the_name(block, tokens, workspace
     )
 
 
-def test_constants_of_a_coded_block_belong_to_its_decoded_weights(block, tokens, workspace):
+def test_a_coded_block_with_constants_is_dense_and_counts_as_dense(block, tokens, workspace):
     plain = Kronecker(0.5).compress([block], workspace)
     matched = Matched(method=Kronecker(0.5)).compress([block], workspace)
-    assert matched.reports[0].parameters == plain.reports[0].parameters
+    assert matched.reports[0].parameters == matched.blocks[0].num_parameters == block.num_parameters
     assert relative(matched.blocks[0](tokens), plain.blocks[0](tokens)) < 1e-4
 
 

@@ -79,15 +79,16 @@ def gated_block(d=5, m=7, o=3, *, activation="silu", biases=True, seed=0) -> Gat
     )
 
 
-def masked_block(d=5, m=7, o=3, *, activation="gelu", biases=True, seed=0, kept=0.6) -> MaskedBlock:
+def masked_block(d=5, m=7, o=3, *, activation="gelu", biases=True, constants=False, seed=0, kept=0.6) -> MaskedBlock:
     """A random block with holes; the weights under them are not 0, so that a forgotten mask shows."""
-    dense = dense_block(d, m, o, activation=activation, biases=biases, seed=seed)
+    dense = dense_block(d, m, o, activation=activation, biases=biases, constants=constants, seed=seed)
 
     def mask(offset: int, like: jax.Array) -> jax.Array:
         return jax.random.bernoulli(jax.random.key(100 * seed + offset), kept, like.shape).astype(like.dtype)
 
     masks = {"mask1": mask(7, dense.w1), "mask2": mask(8, dense.w2)}
-    return MaskedBlock(dense.w1, dense.b1, dense.w2, dense.b2, **masks, activation=activation)
+    constants = {"q": dense.q, "r": dense.r}
+    return MaskedBlock(dense.w1, dense.b1, dense.w2, dense.b2, **masks, **constants, activation=activation)
 
 
 def mixture_block(

@@ -19,6 +19,7 @@ from ntkfusion.compression.refit import refit_output
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.coded import CodedBlock, as_dense_weights
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
@@ -152,8 +153,8 @@ class Matched(Improved):
         Raises:
             InputError: if these cannot have constants.
         """
-        if (kind := self.method.makes()) not in (MLPBlock, FactorizedBlock, CodedBlock):
-            raise InputError(f"constants are matched for dense, factorised and coded blocks; got a {kind.__name__}")
+        if (kind := self.method.makes()) not in (MLPBlock, MaskedBlock, FactorizedBlock, CodedBlock):
+            raise InputError(f"constants are matched for dense, masked and factorised blocks; got a {kind.__name__}")
         return MLPBlock if kind is CodedBlock else kind
 
     def improve(

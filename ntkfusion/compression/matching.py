@@ -21,6 +21,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.kernels.block import block_kernel
 from ntkfusion.kernels.checks import check_inputs
 from ntkfusion.kernels.dense import Kind
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
 #: Which kernel the constants are matched to.
@@ -39,7 +40,7 @@ class MatchedBlock:
         errors: relative Frobenius errors on the calibration inputs by kind of kernel, as far as it was matched.
     """
 
-    block: MLPBlock | FactorizedBlock
+    block: MLPBlock | MaskedBlock | FactorizedBlock
     errors: Mapping[str, float]
 
 
@@ -58,7 +59,7 @@ def match_constants(
     not convex, and a minimum is followed from the SGD solution. Constants are at least `FLOOR` of the largest.
 
     Args:
-        block: a compressed block, dense or factorised. Its function is kept (up to rounding).
+        block: a compressed block, dense, masked or factorised. Its function is kept (up to rounding).
         original: the block it came from, of any kind.
         x: calibration inputs; the time grows with N² c².
         target: "sgd", "sign" or "both".
@@ -68,7 +69,7 @@ def match_constants(
         The new block and its kernel errors on `x`.
 
     Raises:
-        InputError: for an unknown target, a share outside [0, 1], blocks that are neither dense nor factorised, or
+        InputError: for an unknown target, a share outside [0, 1], blocks of other kinds, or
             inputs that do not fit.
 
     >>> import jax.numpy as jnp
@@ -126,18 +127,20 @@ def _matched(block: Block, constants: NDArray[np.float64], problems: Mapping[Kin
     return MatchedBlock(with_constants(block, *(jnp.asarray(half, dtype) for half in halves)), errors)
 
 
-def with_constants(block: Block, q: Float[Array, " c"], r: Float[Array, " c"]) -> MLPBlock | FactorizedBlock:
+def with_constants(
+    block: Block, q: Float[Array, " c"], r: Float[Array, " c"]
+) -> MLPBlock | MaskedBlock | FactorizedBlock:
     """The same function with constants q behind and r in front of the activation, by dividing the weights by them.
 
     Raises:
-        InputError: for a block that is neither dense nor factorised.
+        InputError: for a block of another kind.
     """
-    if not isinstance(block, (MLPBlock, FactorizedBlock)):
+    if not isinstance(block, (MLPBlock, MaskedBlock, FactorizedBlock)):
         raise InputError(
-            f"constants belong to the neurons of dense and factorised blocks; got a {type(block).__name__}"
+            f"constants belong to neurons of dense, masked and factorised blocks; got a {type(block).__name__}"
         )
     block = block.fold()
     b1 = None if block.b1 is None else block.b1 / r
-    if isinstance(block, MLPBlock):
+    if not isinstance(block, FactorizedBlock):
         return block.replace(w1=block.w1 / r[None, :], b1=b1, w2=block.w2 / q[:, None], q=q, r=r)
     return block.replace(right1=block.right1 / r[None, :], b1=b1, left2=block.left2 / q[:, None], q=q, r=r)

@@ -24,18 +24,24 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from ntkfusion.compression.masked_neurons import MaskedNeuronKernels, masked_neuron_kernels
 from ntkfusion.errors import InputError
 from ntkfusion.kernels import dense, factorized
 from ntkfusion.kernels.block_program import block_terms
 from ntkfusion.kernels.dense import Kind
 from ntkfusion.kernels.terms import evaluate
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
 #: The power of the constants (γ, α) that enters each kernel.
 POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
 #: The parameters of a block that its neurons' constants scale, by kind of block.
-SCALED = {MLPBlock: ("w1", "b1", "w2"), FactorizedBlock: ("right1", "b1", "left2")}
+SCALED: dict[type, tuple[str, ...]] = {
+    MLPBlock: ("w1", "b1", "w2"),
+    MaskedBlock: ("w1", "b1", "w2"),
+    FactorizedBlock: ("right1", "b1", "left2"),
+}
 
 
 @pytree
@@ -63,6 +69,19 @@ class NeuronKernels:
         inner = (self.g * s[None, :]) @ self.g_right.T
         return self.fixed + (self.a * t[None, :]) @ self.a_right.T + self.gram * inner
 
+    def inner_products(self, rest: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
+        """⟨input, input⟩ and ⟨output, input⟩ kernels of all pairs of neurons, [c, c], and ⟨input kernel, rest⟩, [c]."""
+        squares = self.gram * self.gram
+
+        def row(neuron: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+            a, a_right, g, g_right = (column[:, None] for column in neuron)
+            inputs = jnp.sum((g * self.g) * (squares @ (g_right * self.g_right)), axis=0)
+            mixed = jnp.sum((a * self.g) * (self.gram @ (a_right * self.g_right)), axis=0)
+            return inputs, mixed
+
+        inputs, mixed = jax.lax.map(row, (self.a.T, self.a_right.T, self.g.T, self.g_right.T))
+        return inputs, mixed, jnp.sum(self.g * ((self.gram * rest) @ self.g_right), axis=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class NormalEquations:
@@ -84,11 +103,11 @@ class NormalEquations:
         return float(np.sqrt(max(square, 0.0)))
 
 
-def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKernels:
+def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKernels | MaskedNeuronKernels:
     """The kernel of `block` on the inputs x, neuron by neuron.
 
     Args:
-        block: a dense or factorised block; constants that it has are folded into the weights.
+        block: a dense, masked or factorised block; constants that it has are folded into the weights.
         x: inputs, for both sides of the kernel.
         kind: "sgd" or "sign".
 
@@ -98,14 +117,14 @@ def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKe
     Raises:
         InputError: for another kind of block.
     """
-    if not isinstance(block, (MLPBlock, FactorizedBlock)):
-        raise InputError(
-            f"constants are matched for the neurons of dense and factorised blocks; got a {type(block).__name__}"
-        )
+    if not isinstance(block, (MLPBlock, MaskedBlock, FactorizedBlock)):
+        raise InputError(f"constants are matched for dense, masked and factorised blocks; got a {type(block).__name__}")
     block = block.fold()
-    terms = block_terms(block, x, x, kind)
-    others = {name: term for name, term in terms.items() if name not in SCALED[type(block)]}
+    # only these are evaluated: the others are what the factors describe
+    others = {name: term for name, term in block_terms(block, x, x, kind).items() if name not in SCALED[type(block)]}
     fixed = sum(evaluate(others, "trace", (x.shape[0], x.shape[0])).values(), jnp.zeros((x.shape[0],) * 2, x.dtype))
+    if isinstance(block, MaskedBlock):
+        return masked_neuron_kernels(block, x, kind, fixed)
     if isinstance(block, MLPBlock):
         left, right = dense.left_features(block, x), dense.right_features(block, x, kind)
         gram, scale = left.x @ right.x.T, jnp.ones((), x.dtype)
@@ -123,7 +142,7 @@ def normal_equations(
     """The least-squares problem of bringing a block's kernel closest to a reference by its neurons' constants.
 
     Args:
-        block: a dense or factorised block.
+        block: a dense, masked or factorised block.
         reference: the kernel to come close to, on the same inputs, for example of the original block.
         x: inputs (N² c² multiplications).
         kind: of both kernels.
@@ -146,19 +165,12 @@ def normal_equations(
 
 
 @jax.jit
-def _equations(factors: NeuronKernels, reference: Float[Array, "N N"]) -> tuple[Array, Array, Array, Array]:
-    a, a_right, g, g_right = factors.a, factors.a_right, factors.g, factors.g_right
-    gram, rest = factors.gram, reference - factors.fixed
-    squares = gram * gram
-
-    def row(neuron: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-        a_j, a_right_j, g_j, g_right_j = (column[:, None] for column in neuron)
-        inputs = jnp.sum((g_j * g) * (squares @ (g_right_j * g_right)), axis=0)
-        mixed = jnp.sum((a_j * g) * (gram @ (a_right_j * g_right)), axis=0)
-        return inputs, mixed
-
-    inputs, mixed = jax.lax.map(row, (a.T, a_right.T, g.T, g_right.T))
-    outputs = (a.T @ a) * (a_right.T @ a_right)
+def _equations(
+    factors: NeuronKernels | MaskedNeuronKernels, reference: Float[Array, "N N"]
+) -> tuple[Array, Array, Array, Array]:
+    rest = reference - factors.fixed
+    inputs, mixed, target = factors.inner_products(rest)
+    outputs = (factors.a.T @ factors.a) * (factors.a_right.T @ factors.a_right)
     matrix = jnp.block([[outputs, mixed], [mixed.T, inputs]])
-    target = jnp.concatenate([jnp.sum(a * (rest @ a_right), 0), jnp.sum(g * ((gram * rest) @ g_right), 0)])
-    return matrix, target, jnp.sum(rest * rest), jnp.sum(reference * reference)
+    targets = jnp.concatenate([jnp.sum(factors.a * (rest @ factors.a_right), axis=0), target])
+    return matrix, targets, jnp.sum(rest * rest), jnp.sum(reference * reference)

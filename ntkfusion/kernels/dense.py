@@ -12,7 +12,7 @@ The sign kernel is the "asymmetric SignGD kernel" of Malladi et al., "A Kernel-B
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,10 +20,13 @@ from jaxtyping import Array, Float
 from ntkfusion.kernels.terms import Identity, Neurons, Term, Terms
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.base import scaled
+from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
 from ntkfusion.models.pytree import pytree
 
 Kind = Literal["sgd", "sign"]
+#: Blocks whose neurons have constants.
+Neural: TypeAlias = MLPBlock | FactorizedBlock | MaskedBlock
 
 
 @pytree
@@ -37,14 +40,14 @@ class DenseFeatures:
 
 
 def with_constants(
-    block: MLPBlock | FactorizedBlock, a: Float[Array, "n m"], g: Float[Array, "n m"]
+    block: Neural, a: Float[Array, "n m"], g: Float[Array, "n m"]
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """Q σ(h) and q r σ'(h) from σ(h) and σ'(h)."""
     return scaled(a, block.q), scaled(scaled(g, block.q), block.r)
 
 
 def with_constant_signs(
-    block: MLPBlock | FactorizedBlock, a: Float[Array, "n m"], g: Float[Array, "n m"]
+    block: Neural, a: Float[Array, "n m"], g: Float[Array, "n m"]
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """The signs of q σ(h) and q r σ'(h) from those of σ(h) and σ'(h)."""
     q, r = (None if constant is None else jnp.sign(constant) for constant in (block.q, block.r))

@@ -4,7 +4,7 @@ With ``v = W2 ∘ M2``, ``a = σ(h)`` and ``g = σ'(h)`` the gradients of output
 ``∂f_k/∂W1_ji = M1_ji x_j g_i v_ik``, ``∂f_k/∂b_i = g_i v_ik``, ``∂f_k/∂W2_il = δ_kl M2_il a_i``. A mask couples both
 indices of a weight, so the kernel of W1 is no product of Gram matrices any more, but a sum of them over the inputs j:
 ``Σ_j x_j x'_j Σ_i M1_ji g_i g'_i v_i v'_iᵀ``. The sign kernel replaces right-hand factors by their signs; a mask is its
-own sign.
+own sign. Constants q and r of the neurons are part of a and g, as in `dense`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.kernels.dense import DenseFeatures, Kind
+from ntkfusion.kernels.dense import DenseFeatures, Kind, with_constant_signs, with_constants
 from ntkfusion.kernels.terms import Connections, Diagonal, Identity, Neurons, Term, Terms
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.masked import MaskedBlock
@@ -21,7 +21,8 @@ from ntkfusion.models.masked import MaskedBlock
 def left_features(block: MaskedBlock, x: Float[Array, "n d"]) -> DenseFeatures:
     """The factors themselves: the side of the evaluated example."""
     activation, h = get_activation(block.activation), block.preactivation(x)
-    return DenseFeatures(x=x, a=activation.value(h), g=activation.derivative(h), v=block.kept2)
+    a, g = with_constants(block, activation.value(h), activation.derivative(h))
+    return DenseFeatures(x=x, a=a, g=g, v=block.kept2)
 
 
 def right_features(block: MaskedBlock, z: Float[Array, "n d"], kind: Kind) -> DenseFeatures:
@@ -29,7 +30,7 @@ def right_features(block: MaskedBlock, z: Float[Array, "n d"], kind: Kind) -> De
     if kind == "sgd":
         return left_features(block, z)
     activation, h = get_activation(block.activation), block.preactivation(z)
-    a, g = activation.value_sign(h), activation.derivative_sign(h)
+    a, g = with_constant_signs(block, activation.value_sign(h), activation.derivative_sign(h))
     return DenseFeatures(x=jnp.sign(z), a=a, g=g, v=jnp.sign(block.kept2))
 
 

@@ -10,17 +10,17 @@ from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.base import BlockBase, biased
+from ntkfusion.models.base import BlockBase, biased, scaled
 from ntkfusion.models.pytree import pytree, static
 
 
 @pytree
 class MaskedBlock(BlockBase):
-    """An MLP block with pruned weights, ``f(x) = (W2 ∘ M2)ᵀ σ((W1 ∘ M1)ᵀ x + b1) + b2``.
+    """An MLP block with pruned weights, ``f(x) = (W2 ∘ M2)ᵀ (q ∘ σ(r ∘ ((W1 ∘ M1)ᵀ x + b1))) + b2``.
 
-    The masks are constants: they are never trained, and no gradient reaches a weight that they remove. What is stored,
-    and what `num_parameters` counts, are the surviving weights and the biases. Where they are costs another bit per
-    weight, surviving or not (`mask_bits`), which `num_parameters` does not count.
+    Masks, q and r are constants: they are never trained, and no gradient reaches a weight that a mask removes. What is
+    stored, and what `num_parameters` counts, are the surviving weights and the biases. Where they are costs another
+    bit per weight, surviving or not (`mask_bits`), which `num_parameters` does not count.
 
     Attributes:
         w1: input weights, [d, m]; neuron i is column i.
@@ -29,6 +29,8 @@ class MaskedBlock(BlockBase):
         b2: output biases, [o], or None for 0.
         mask1: M1, 1 where a weight of W1 survives and 0 elsewhere, [d, m], in the weights' dtype.
         mask2: M2, the same for W2, [m, o].
+        q: constants behind the activation, [m], or None for 1. Not a parameter.
+        r: constants in front of the activation, [m], or None for 1. Not a parameter.
         activation: name of σ, a key of `activations.ACTIVATIONS`.
 
     >>> import jax.numpy as jnp
@@ -44,9 +46,11 @@ class MaskedBlock(BlockBase):
     b2: Float[Array, " o"] | None
     mask1: Float[Array, "d m"]
     mask2: Float[Array, "m o"]
+    q: Float[Array, " m"] | None = None
+    r: Float[Array, " m"] | None = None
     activation: str = static(default="gelu")
 
-    CONSTANTS = ("mask1", "mask2")
+    CONSTANTS = ("mask1", "mask2", "q", "r")
 
     @property
     def hidden_width(self) -> int:
@@ -90,15 +94,26 @@ class MaskedBlock(BlockBase):
         return self.w2 * jax.lax.stop_gradient(self.mask2)
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """(W1 ∘ M1)ᵀ x + b1, what σ is applied to."""
-        return biased(x @ self.kept1, self.b1)
+        """R ∘ ((W1 ∘ M1)ᵀ x + b1), what σ is applied to."""
+        return scaled(biased(x @ self.kept1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        return biased(get_activation(self.activation).value(self.preactivation(x)) @ self.kept2, self.b2)
+        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        return biased(hidden @ self.kept2, self.b2)
+
+    def fold(self) -> MaskedBlock:
+        """The same function without q and r: r multiplied into W1 and b1, q into W2."""
+        w1, b1, w2 = self.w1, self.b1, self.w2
+        if self.r is not None:
+            w1, b1 = w1 * self.r[None, :], None if b1 is None else b1 * self.r
+        if self.q is not None:
+            w2 = w2 * self.q[:, None]
+        return self.replace(w1=w1, b1=b1, w2=w2, q=None, r=None)
 
     def merge(self) -> Any:
         """The dense `MLPBlock` with the same function: zeros where weights were pruned."""
         from ntkfusion.models.mlp import MLPBlock  # that module imports this one
 
-        return MLPBlock(self.kept1, self.b1, self.kept2, self.b2, activation=self.activation)
+        block = self.fold()
+        return MLPBlock(block.kept1, block.b1, block.kept2, block.b2, activation=self.activation)

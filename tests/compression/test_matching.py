@@ -7,7 +7,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, duplicated_block, factorized_block, gated_block, normal, relative
+from blocks import dense_block, duplicated_block, factorized_block, gated_block, masked_block, normal, relative
 from scipy.optimize import lsq_linear, minimize
 
 from ntkfusion.compression.contract import Workspace
@@ -24,6 +24,8 @@ BLOCKS = {
     "dense": lambda: dense_block(5, 6, 5, seed=3),
     "dense without biases, relu": lambda: dense_block(5, 6, 5, seed=3, biases=False, activation="relu"),
     "factorized": lambda: factorized_block(5, 6, 5, seed=3),
+    "masked": lambda: masked_block(5, 6, 5, seed=3),
+    "masked without biases, silu": lambda: masked_block(5, 6, 5, seed=3, biases=False, activation="silu"),
 }
 
 
@@ -149,7 +151,7 @@ def test_singular_equations_have_a_finite_solution():
 @pytest.mark.parametrize(
     ("block", "options", "message"),
     [
-        (gated_block(5, 6, 5), {}, "dense and factorised blocks; got a GatedBlock"),
+        (gated_block(5, 6, 5), {}, "masked and factorised blocks; got a GatedBlock"),
         (dense_block(5, 6, 5), {"target": "both", "sgd_share": 2.0}, "from 0 to 1; got 2.0"),
     ],
 )

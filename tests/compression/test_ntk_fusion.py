@@ -193,7 +193,6 @@ def test_bad_options(build, message):
     [
         ("magnitude-pruning+refit", "refitting needs dense output weights; got a MaskedBlock"),
         ("kronecker+refit", "refitting needs dense output weights; got a CodedBlock"),
-        ("activation-pruning+sgd", "dense, factorised and coded blocks; got a MaskedBlock"),
         ("magnitude-pruning+refit+sgd", "refitting needs dense output weights; got a MaskedBlock"),
     ],
 )

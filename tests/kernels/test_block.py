@@ -31,7 +31,7 @@ BLOCKS = {
     ),
     "gated": lambda activation: gated_block(activation=activation),
     "gated without biases": lambda activation: gated_block(activation=activation, biases=False),
-    "masked": lambda activation: masked_block(activation=activation),
+    "masked": lambda activation: masked_block(activation=activation, constants=True),
     "mixture as in Switch": lambda activation: mixture_block(activation=activation),
     "mixture with biases": lambda activation: mixture_block(activation=activation, biases=True, train_router=False),
 }

@@ -95,6 +95,7 @@ class NTKFusion(LayerwiseMethod):
             self.tuning,
             lambda fraction: workspace.progress(f"tuning block {index + 1}", fraction),
         )
+        # the losses of the tuning are those before this step
         student, refit = refit_output(student, block, inputs)
         error = relative_error(student(inputs), block(inputs))
         return student, {**refit, **tuning, "calibration_output_error": error}

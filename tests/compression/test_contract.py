@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 
 import jax
@@ -61,10 +60,12 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [(name, kind) for name in METHODS for kind in BLOCKS if name in PROGRAMS or kind == "gelu, biases"],
-)
+def combinations(name):
+    """Which kinds of block a method is tried on: twins one, trained ones all activations, the others all."""
+    return list(BLOCKS)[:1] if name in TWINS else list(BLOCKS)[:3] if name in TRAINED else list(BLOCKS)
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in METHODS for kind in combinations(name)])
 def test_blocks_in_blocks_out(name, kind):
     activation, biases = BLOCKS[kind]
     blocks, compressed = compress(name, activation=activation, biases=biases)
@@ -88,12 +89,12 @@ def test_blocks_in_blocks_out(name, kind):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_parameters_grow_with_the_width_up_to_those_of_a_dense_block(name):
     stored = []
-    for width in (0.5, 1.0) if name in TRAINED else (0.5, 0.75, 1.0):
+    for width in (0.5, 1.0):
         blocks, compressed = compress(name, width)
         budget = block_for(name, round(width * M)).num_parameters
         assert all(block.num_parameters <= budget <= blocks[0].num_parameters for block in compressed.blocks)
         stored.append(sum(block.num_parameters for block in compressed.blocks))
-    assert all(smaller < larger for smaller, larger in itertools.pairwise(stored))
+    assert stored[0] < stored[1]
 
 
 def weight_error(old, new, x):
@@ -184,7 +185,8 @@ def test_exact_at_full_width(x64, name):
         assert relative(new(x), old(x)) <= 1e-14
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+#: Methods that compress by the loop that folds constants, and every one that has a loop of its own.
+@pytest.mark.parametrize("name", ["svd", "active-neurons", "mlp-fusion", "mlp-fusion-data", "autoencoder-linear"])
 def test_constants_of_the_given_block_are_part_of_its_function(x64, name):
     with_constants = block_for(name, constants=True)
     _, compressed = compress(name, blocks=[with_constants])

@@ -70,7 +70,7 @@ class Bench:
         Raises:
             InputError: if none applies.
         """
-        missing = self.store.missing(jobs)
+        missing = [] if self.options.report else self.store.missing(jobs)
         with progress_bar(len(missing)) as advance:
             for done, job in enumerate(missing):
                 advance(f"{title}: {job.name}", done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def distance_figure(summaries: Sequence[Summary]) -> Figure:
         for axis, (error, title) in zip(figure.subplots(2, 1), panels.items(), strict=True):
             points = {(s.method, s.width): _point(s, error) for s in summaries}
             _draw(axis, points, widths)
-            _logarithmic(axis)
+            _logarithmic(axis, CEILING)
             axis.set(xlabel="output error", ylabel=title, title=f"{title} against output error, held-out tokens")
             axis.margins(0.06)
             labels = {name: point for (name, width), point in points.items() if width == named}
@@ -91,12 +92,12 @@ def _draw(axis: Axes, points: Mapping[tuple[str, float], tuple[float, float]], w
                 axis.scatter(*points[name, width], marker=marker, color=hue(name), zorder=4, **look)
 
 
-def _logarithmic(axis: Axes) -> None:
+def _logarithmic(axis: Axes, ceiling: float = math.inf) -> None:
     axis.set(xscale="log", yscale="log")
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
         scale.set_minor_locator(NullLocator())
-        scale.set_major_formatter(FuncFormatter(lambda v, _: f"≥ {v:g}" if np.isclose(v, CEILING) else f"{v:g}"))
+        scale.set_major_formatter(FuncFormatter(lambda v, _: f"≥ {v:g}" if np.isclose(v, ceiling) else f"{v:g}"))
 
 
 def overfitting_figure(curves: Mapping[str, Mapping[int, Any]]) -> Figure:
@@ -148,8 +149,11 @@ def tradeoff_figure(curve: Sequence[Mapping[str, Any]]) -> Figure:
         axis = figure.subplots()
         axis.plot(*zip(*points, strict=True), marker="o", color=hue("ntk-fusion"))
         for point, place in zip(curve, points, strict=True):
+            if 0.95 < point["sgd_share"] < 1:  # too close to ω = 1 for a label
+                continue
             label = f"ω = {point['sgd_share']:g}"
             axis.annotate(label, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axis.set(xscale="log", yscale="log", xlabel="SGD kernel error", ylabel="sign kernel error")
+        axis.set(xlabel="SGD kernel error", ylabel="sign kernel error")
+        _logarithmic(axis)
         axis.set_title("One set of constants for both kernels")
     return figure

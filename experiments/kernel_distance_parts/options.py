@@ -62,6 +62,7 @@ class Options:
         out: folder for every single result, table.md, results.json and the figures; results of the same settings
             that are there already are not computed again.
         overwrite: replace results of other settings there.
+        report: make tables and figures of what is there and compute nothing.
     """
 
     sections: tuple[SectionName, ...] = ("blocks", "network", "tokens", "tradeoff")
@@ -82,6 +83,7 @@ class Options:
     counts: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384, 32768)
     out: Path = Path("results/kernel-distance")
     overwrite: bool = False
+    report: bool = False
 
     def __post_init__(self) -> None:
         least = {"tokens": 2, "calibration_tokens": 2, "network_sentences": 2, "network_length": 3, "readouts": 1}

@@ -20,6 +20,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+#: Memory maps of a process above which compiled programs are dropped: Linux allows 65530, and XLA crashes there.
+MANY_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(request):
+    """Every compiled program takes memory maps; hundreds of tests in one process would run out of them."""
+    yield
+    request.session.finished_tests = getattr(request.session, "finished_tests", 0) + 1
+    maps = Path("/proc/self/maps")
+    if request.session.finished_tests % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 for one test."""

@@ -6,13 +6,12 @@ import dataclasses
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
 import jax
 
 from ntkfusion.compression.contract import BlockReport, Compressed, Method
 from ntkfusion.compression.experts import compress_experts
-from ntkfusion.compression.matching import Target, match_constants
+from ntkfusion.compression.matching import Target, check_target, match_constants
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.ntk_fusion import some_inputs
 from ntkfusion.compression.refit import refit_output
@@ -140,9 +139,8 @@ class Matched(Improved):
             InputError: for an unknown target or a number out of range.
         """
         super().__post_init__()
-        if self.target not in get_args(Target):
-            raise InputError(f"unknown target {self.target!r}; known: {', '.join(get_args(Target))}")
-        if not 0 <= self.sgd_share <= 1 or self.tokens < 1:
+        check_target(self.target, self.sgd_share)
+        if self.tokens < 1:
             raise InputError(
                 f"sgd_share is a weight from 0 to 1 and tokens at least 1; got {self.sgd_share}, {self.tokens}"
             )

@@ -31,6 +31,18 @@ Target = Literal["sgd", "sign", "both"]
 FLOOR = 1e-3
 
 
+def check_target(target: str, sgd_share: float) -> None:
+    """Refuse what constants cannot be matched to.
+
+    Raises:
+        InputError: for an unknown target, or a share outside [0, 1].
+    """
+    if target not in get_args(Target):
+        raise InputError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
+    if not 0 <= sgd_share <= 1:
+        raise InputError(f"sgd_share is a weight from 0 to 1; got {sgd_share}")
+
+
 @dataclasses.dataclass(frozen=True)
 class MatchedBlock:
     """A block with matched constants.
@@ -80,8 +92,7 @@ def match_constants(
     >>> [round(v, 3) for v in block_kernel(matched.block, jnp.array([[1.0]])).tolist()[0]]  # 4 for the original
     [4.0]
     """
-    if target not in get_args(Target):
-        raise InputError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
+    check_target(target, sgd_share)
     if target == "both":
         return match_both(block, original, x, sgd_shares=(sgd_share,))[0]
     check_inputs(original, x, None)
@@ -107,8 +118,8 @@ def match_both(
     Raises:
         InputError: for shares outside [0, 1], and as `match_constants`.
     """
-    if wrong := [share for share in sgd_shares if not 0 <= share <= 1]:
-        raise InputError(f"sgd_share is a weight from 0 to 1; got {wrong[0]}")
+    for share in sgd_shares:
+        check_target("both", share)
     check_inputs(original, x, None)
     problems: dict[Kind, NormalEquations] = {kind: _problem(block, original, x, kind) for kind in POWERS}
     solutions = trade_off(problems["sgd"], problems["sign"], sgd_shares)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import get_args
 
 import jax
 from jaxtyping import Array, Float
 
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.compression.forward_selection import forward_selection
-from ntkfusion.compression.matching import Target, match_constants
+from ntkfusion.compression.matching import Target, check_target, match_constants
 from ntkfusion.compression.neurons import select_neurons
 from ntkfusion.compression.refit import refit_output
 from ntkfusion.compression.tuning import Tuning, tune
@@ -62,10 +61,7 @@ class NTKFusion(LayerwiseMethod):
             InputError: for a width or a number out of range, or an unknown target.
         """
         super().__post_init__()
-        if self.target not in get_args(Target):
-            raise InputError(f"unknown target {self.target!r}; known: {', '.join(get_args(Target))}")
-        if not 0 <= self.sgd_share <= 1:
-            raise InputError(f"sgd_share is a weight from 0 to 1; got {self.sgd_share}")
+        check_target(self.target, self.sgd_share)
         if self.matching_tokens < 1:
             raise InputError(f"matching_tokens must be at least 1, got {self.matching_tokens}")
 

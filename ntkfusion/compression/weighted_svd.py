@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.compression import importance as importances
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.neurons import largest
+from ntkfusion.compression.masks import mask_of_largest
 from ntkfusion.compression.svd import LowRankMethod, Triple, thin_svd
 from ntkfusion.errors import InputError
 from ntkfusion.models.mlp import Block, MLPBlock
@@ -97,7 +97,7 @@ class WeightedSVD(LowRankMethod):
 
         def compute() -> dict[str, Array]:
             scores = _SCORES[score](block, index, workspace)
-            return {name: jnp.where(_top(scores[name], density), array, 0) for name, array in weights.items()}
+            return {name: jnp.where(_top(scores[name], density) > 0, array, 0) for name, array in weights.items()}
 
         return workspace.reuse(("pruned", index, score, density), compute)
 
@@ -135,8 +135,6 @@ def _project(basis: Float[Array, "inputs full"], weights: Float[Array, "inputs o
         return basis @ u, s, vt
 
 
-def _top(scores: Float[Array, "inputs outputs"], density: float) -> Array:
-    """Where the largest scores are; ties go to the entry that comes first."""
-    count = max(1, round(density * scores.size))
-    kept = jnp.zeros(scores.size, bool).at[largest(scores.ravel(), count)].set(True)
-    return kept.reshape(scores.shape)
+def _top(scores: Float[Array, "inputs outputs"], density: float) -> Float[Array, "inputs outputs"]:
+    """1 at that fraction of the largest scores, at least one of them."""
+    return mask_of_largest(scores, max(1, round(density * scores.size)))

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
     from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
+    from ntkfusion.models.bert_config import BertConfig
     from ntkfusion.models.coded import CodedBlock, as_dense_weights
-    from ntkfusion.models.config import BertConfig
     from ntkfusion.models.gated import GatedBlock
     from ntkfusion.models.masked import MaskedBlock
     from ntkfusion.models.mixture import MixtureBlock
@@ -94,7 +94,7 @@ _HOMES = {
     "ActivationPruning": "compression.activation_pruning",
     "ActiveNeurons": "compression.active_neurons",
     "WeightPruning": "compression.weight_pruning",
-    "BertConfig": "models.config",
+    "BertConfig": "models.bert_config",
     "BlockInputs": "data.inputs",
     "BlockReport": "compression.contract",
     "CheckpointError": "errors",

@@ -126,7 +126,7 @@ def _run(plan: Plan, advance: Advance) -> Measured:
     start, options = time.perf_counter(), plan.options
     advance("loading the model", 0)
     model = load_model(options.model)
-    layers = check_layers(options.layers or None, model.config.num_hidden_layers)
+    layers = check_layers(options.layers or None, model.config.num_blocks)
     every_block = model.mlp_blocks()
     blocks = [every_block[layer] for layer in layers]
     for width in options.width:

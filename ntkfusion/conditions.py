@@ -65,11 +65,11 @@ def describe_model(model: Model) -> dict[str, Any]:
     return {
         "name": Path(model.source).name,
         "source": model.source,
-        "architecture": "BERT",
-        "num_layers": config.num_hidden_layers,
+        "architecture": config.architecture,
+        "num_layers": config.num_blocks,
         "model_width": config.hidden_size,
-        "hidden_width": config.intermediate_size,
-        "activation": config.hidden_act,
+        "hidden_width": blocks[0].hidden_width,
+        "activation": blocks[0].activation,
         "num_parameters": model.num_parameters,
         "mlp_parameters": sum(block.num_parameters for block in blocks),
     }

@@ -163,7 +163,7 @@ def _pose(plan: Plan, model: Model) -> tuple[Problem, tuple[str, ...]]:
     options = plan.options
     distinct = list(dict.fromkeys(plan.sentences))
     if plan.layer is not None:
-        check_layers([plan.layer], model.config.num_hidden_layers)
+        check_layers([plan.layer], model.config.num_blocks)
         # the half that `compare` holds out, so that both speak about the same tokens
         held = split_sentences(distinct, seed=options.seed)[1] if len(distinct) > 1 else distinct
         collected = collect_block_inputs(

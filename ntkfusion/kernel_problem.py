@@ -171,9 +171,9 @@ def parameter_groups(model: Model, scope: str) -> dict[str, str]:
 
     Patterns are tried in this order, and "head" takes what no other has.
     """
-    layers = [f"layer_{index}" for index in range(model.config.num_hidden_layers)]
+    layers = model.config.layer_paths
     if scope == "mlp":
-        return {layer: f"{layer}/mlp/*" for layer in layers}
+        return {layer: f"{path}/*" for layer, path in zip(layers, model.config.block_paths, strict=True)}
     groups = {"embeddings": "embeddings/*", **{layer: f"{layer}/*" for layer in layers}}
     if not all(matches(path, list(groups.values())) for path in parameter_paths(model.params)):
         groups["head"] = "*"

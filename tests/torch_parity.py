@@ -39,7 +39,7 @@ def compare(model, oracle, batch, *, gradients):
         tree, found = jax.jit(jax.grad(loss, has_aux=True))(model.params)
         oracle.zero_grad()
         _readout(expected, mask).backward()
-        worst, tensor = _worst_gradient(BERT.named_tensors(tree), oracle)
+        worst, tensor = _worst_gradient(BERT.named_tensors(tree, head=model.config.head), oracle)
     else:
         _, found = jax.jit(loss)(model.params)
         worst, tensor = 0.0, ""

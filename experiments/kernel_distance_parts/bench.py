@@ -43,7 +43,7 @@ class Bench:
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """The layers that are compressed."""
-        return check_layers(self.options.layers or None, self.model.config.num_hidden_layers)
+        return check_layers(self.options.layers or None, self.model.config.num_blocks)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """The settings that every result depends on, and more."""

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.checkpoints.matching import Found, Matching
-from ntkfusion.checkpoints.names import path_of
-from ntkfusion.checkpoints.safetensors_reader import FLOATS, SafetensorsFolder
+from ntkfusion.checkpoints.names import path_of, slot
+from ntkfusion.checkpoints.tensors import FLOATS, TensorSource
 from ntkfusion.errors import CheckpointError
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Params, abstract_params
 
 
@@ -40,15 +40,16 @@ class Audit:
 
 @dataclasses.dataclass(frozen=True)
 class _Comparison:
-    """What the headers alone say: parameters that can be read, heads that cannot be used, and problems."""
+    """What the headers alone say: slots that can be read, tensors that are not needed, tied ones, and problems."""
 
     readable: dict[str, Found]
-    unused: tuple[str, ...]
+    unused: dict[str, str]
+    ties: tuple[tuple[Found, Found], ...]
     problems: tuple[str, ...]
 
 
 def read_parameters(
-    opened: SafetensorsFolder, matching: Matching, config: BertConfig, dtype: str = "float32"
+    opened: TensorSource, matching: Matching, config: ModelConfig, dtype: str = "float32"
 ) -> tuple[Params, Audit]:
     """Read the parameters of a model after comparing every tensor with what its configuration expects.
 
@@ -62,85 +63,159 @@ def read_parameters(
         The parameter tree and the audit.
 
     Raises:
-        CheckpointError: with everything that is missing, unexpected, mis-shaped, not a float, NaN or infinite.
+        CheckpointError: with everything that is missing, unexpected, mis-shaped, not a float, NaN or infinite, and
+            with tied tensors that differ.
     """
-    _refuse_absurd_depth(opened, matching, config)
+    _refuse_absurd_sizes(opened, matching, config)
     expected = abstract_params(config)
     comparison = _compare(matching, expected, config)
-    problems = list(comparison.problems)
+    problems = [*comparison.problems, *_differing_ties(opened, comparison.ties, dtype)]
     places = {found.info.name: found.place for found in comparison.readable.values()}
-    arrays: dict[str, jax.Array] = {}
+    assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
         array = _converted(stored, dtype)
         problems += _value_problems(name, array)
         if not problems:
-            arrays[places[name].path] = jnp.asarray(array.T if places[name].transposed else array)
+            place = places[name]
+            assembly.add(place.path, place.expert, array.T if place.transposed else array)
     if problems:
         raise CheckpointError(opened.source, problems)
-    params = jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_of(path)], expected)
-    return params, _audit(matching, comparison)
+    return assembly.params(), _audit(matching, comparison)
+
+
+class _Assembly:
+    """Parameters from tensors: most as they come, stacked ones expert by expert."""
+
+    def __init__(self, expected: Params, dtype: str) -> None:
+        self._expected, self._dtype = expected, dtype
+        self._shapes = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+        self._whole: dict[str, jax.Array] = {}
+        self._stacks: dict[str, np.ndarray] = {}
+
+    def add(self, path: str, expert: int | None, array: np.ndarray) -> None:
+        """Put an array at a path, or in its place in a stack."""
+        if expert is None:
+            self._whole[path] = jnp.asarray(array)
+            return
+        if path not in self._stacks:
+            self._stacks[path] = np.empty(self._shapes[path], self._dtype)
+        self._stacks[path][expert] = array
+
+    def params(self) -> Params:
+        """The tree; everything must have been added."""
+        whole = self._whole | {path: jnp.asarray(self._stacks.pop(path)) for path in [*self._stacks]}
+        return jax.tree_util.tree_map_with_path(lambda path, _: whole[path_of(path)], self._expected)
 
 
 def _audit(matching: Matching, comparison: _Comparison) -> Audit:
     infos = [found.info for found in comparison.readable.values()]
+    ties = {found.info.name: f"the same numbers as {other.info.name}" for found, other in comparison.ties}
     return Audit(
         loaded=tuple(info.name for info in infos),
-        left_aside=matching.left_aside | dict.fromkeys(comparison.unused, matching.table.unused_head),
+        left_aside=matching.left_aside | comparison.unused | ties,
         num_parameters=sum(math.prod(info.shape) for info in infos),
         dtypes=dict(Counter(info.dtype for info in infos)),
     )
 
 
-def _refuse_absurd_depth(opened: SafetensorsFolder, matching: Matching, config: BertConfig) -> None:
-    """Raise for more layers than the file has tensors: to compare them one by one would take forever."""
-    if config.num_hidden_layers > max(len(opened.tensors), 1):
-        problem = f"config.json asks for {config.num_hidden_layers} layers, the weights have {len(matching.layers)}"
-        raise CheckpointError(opened.source, [*matching.problems, problem])
+def _refuse_absurd_sizes(opened: TensorSource, matching: Matching, config: ModelConfig) -> None:
+    """Raise for more layers or experts than the file has tensors: to compare them one by one would take forever."""
+    there = max(len(opened.tensors), 1)
+    if config.num_layers > there:
+        problem = f"config.json asks for {config.num_layers} layers, the weights have {len(matching.layers)}"
+    elif config.fewest_tensors > there:
+        problem = f"config.json asks for at least {config.fewest_tensors} tensors, the weights have {there}"
+    else:
+        return
+    raise CheckpointError(opened.source, [*matching.problems, problem])
 
 
-def _compare(matching: Matching, expected: Params, config: BertConfig) -> _Comparison:
-    shapes = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
-    known = {path: found for path, found in matching.found.items() if path in shapes}
-    extra = [found for path, found in matching.found.items() if path not in shapes]
-    defects = {path: _defects(found, shapes[path]) for path, found in known.items()}
-    unused = tuple(found.info.name for found in extra if found.place.head)
+def _compare(matching: Matching, expected: Params, config: ModelConfig) -> _Comparison:
+    shapes = _slot_shapes(matching, expected)
+    known = {key: found for key, found in matching.found.items() if key in shapes}
+    extra = [found for key, found in matching.found.items() if key not in shapes]
+    defects = {key: _defects(found, shapes[key]) for key, found in known.items()}
+    ties = _ties(matching, extra, {key for key, found in defects.items() if not found})
+    tied = {found.info.name for found, _ in ties}
+    untied = [found for found in extra if found.info.name not in tied]
     problems = [
         *matching.problems,
-        *_layer_problems(matching, config.num_hidden_layers),
+        *_layer_problems(matching, config),
         *_missing(matching, shapes),
-        *_unexpected(extra, config.num_hidden_layers),
+        *_unexpected(untied, {*config.layer_paths}),
         *(defect for found in defects.values() for defect in found),
     ]
-    readable = {path: found for path, found in known.items() if not defects[path]}
-    return _Comparison(readable, unused, tuple(problems))
+    readable = {key: found for key, found in known.items() if not defects[key]}
+    reason = f"the model is loaded with {f'the head {config.head!r}' if config.head else 'no head'}, without this part"
+    unused = {found.info.name: reason for found in untied if found.place.optional}
+    return _Comparison(readable, unused, ties, tuple(problems))
 
 
-def _layer_problems(matching: Matching, asked: int) -> list[str]:
+def _slot_shapes(matching: Matching, expected: Params) -> dict[str, tuple[int, ...]]:
+    """Slot → shape of everything the model needs, in our axes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        path = path_of(key_path)
+        if matching.table.has_experts(path):
+            shapes |= {slot(path, expert): leaf.shape[1:] for expert in range(leaf.shape[0])}
+        else:
+            shapes[path] = leaf.shape
+    return shapes
+
+
+def _ties(matching: Matching, extra: list[Found], sound: set[str]) -> tuple[tuple[Found, Found], ...]:
+    """Tensors that the model takes from another one, with that one."""
+    tied = matching.table.tied
+    return tuple(
+        (found, matching.found[tied[found.place.path]])
+        for found in extra
+        if found.place.path in tied and tied[found.place.path] in sound
+    )
+
+
+def _differing_ties(opened: TensorSource, ties: tuple[tuple[Found, Found], ...], dtype: str) -> list[str]:
+    problems = []
+    for found, other in ties:
+        arrays = dict(opened.arrays([found.info.name, other.info.name]))
+        one, two = (_converted(arrays[info.name], dtype) for info in (found.info, other.info))
+        if not np.array_equal(one, two, equal_nan=True):
+            problems.append(f"{found.info.name} differs from {other.info.name}, though config.json ties them")
+    return problems
+
+
+def _layer_problems(matching: Matching, config: ModelConfig) -> list[str]:
     """Layers that are missing or too many as a whole: one sentence, not one per tensor."""
-    missing, surplus = set(range(asked)) - matching.layers, {layer for layer in matching.layers if layer >= asked}
+    asked = [*config.layer_paths]
+    missing = [layer for layer in asked if layer not in matching.layers]
+    surplus = sorted(matching.layers - {*asked}, key=lambda path: (len(path), path))
     return [
-        f"config.json asks for {asked} layers; {word}: {', '.join(map(str, sorted(layers)))}"
+        f"config.json asks for {len(asked)} layers; {word}: {', '.join(map(_short, layers))}"
         for word, layers in (("missing", missing), ("unexpected", surplus))
         if layers
     ]
 
 
+def _short(layer: str) -> str:
+    return layer.removeprefix("layer_")
+
+
 def _missing(matching: Matching, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     problems = []
-    for path in shapes.keys() - matching.found.keys():
-        name = matching.table.tensor_of(path)
+    for key in shapes.keys() - matching.found.keys():
+        path, _, expert = key.removesuffix("]").partition("[")
+        name = matching.table.tensor_of(path, int(expert) if expert else None)
         place = matching.table.find(name)
         if place is not None and (place.layer is None or place.layer in matching.layers):
-            problems.append(f"{name} is missing, expected shape {place.shape_in_file(shapes[path])}")
+            problems.append(f"{name} is missing, expected shape {place.shape_in_file(shapes[key])}")
     return sorted(problems)
 
 
-def _unexpected(extra: list[Found], num_layers: int) -> list[str]:
+def _unexpected(extra: list[Found], layers: set[str]) -> list[str]:
     """Parameters of the architecture that this configuration does not have; surplus layers are reported elsewhere."""
     return [
         f"{found.info.name} is unexpected: a model of this configuration does not have it"
         for found in extra
-        if not found.place.head and (found.place.layer is None or found.place.layer < num_layers)
+        if not found.place.optional and (found.place.layer is None or found.place.layer in layers)
     ]
 
 

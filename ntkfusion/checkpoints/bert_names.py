@@ -5,8 +5,13 @@ from __future__ import annotations
 from ntkfusion.checkpoints.names import LAYER, NameTable, Rule
 
 
-def _linear(tensor: str, path: str, weight: str = "kernel", bias: str = "bias") -> tuple[Rule, Rule]:
-    return Rule(f"{tensor}.weight", f"{path}/{weight}", transposed=True), Rule(f"{tensor}.bias", f"{path}/{bias}")
+def _linear(
+    tensor: str, path: str, weight: str = "kernel", bias: str = "bias", *, optional: bool = False
+) -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{tensor}.weight", f"{path}/{weight}", transposed=True, optional=optional),
+        Rule(f"{tensor}.bias", f"{path}/{bias}", optional=optional),
+    )
 
 
 def _layer_norm(tensor: str, path: str) -> tuple[Rule, Rule]:
@@ -38,13 +43,13 @@ BERT = NameTable(
         *_linear(f"{_THEIRS}.intermediate.dense", f"{_OURS}/mlp", "w1", "b1"),
         *_linear(f"{_THEIRS}.output.dense", f"{_OURS}/mlp", "w2", "b2"),
         *_layer_norm(f"{_THEIRS}.output.LayerNorm", f"{_OURS}/mlp_norm"),
-        *_linear("pooler.dense", "pooler"),
+        *_linear("pooler.dense", "pooler", optional=True),
     ),
-    heads=_linear("classifier", "classifier"),
+    heads={"sequence-classification": _linear("classifier", "classifier")},
+    labels={"sequence-classification": "classifier/kernel"},
     left_aside={
         r"(bert\.)?embeddings\.(position_ids|token_type_ids)": "a buffer that every model makes anew",
         r"cls\..*": "a pretraining head (masked words, next sentence), which is not modelled",
         r"qa_outputs\..*": "a question answering head, which is not modelled",
     },
-    unused_head="a head that does not read the pooler (token classification), which is not modelled",
 )

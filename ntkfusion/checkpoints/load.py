@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -11,44 +10,51 @@ from typing import Any
 import jax.numpy as jnp
 
 from ntkfusion.checkpoints.audit import Audit, read_parameters
-from ntkfusion.checkpoints.bert_names import BERT
 from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.heads import WantedHead, with_head
 from ntkfusion.checkpoints.matching import Matching, match_tensors
 from ntkfusion.checkpoints.safetensors_reader import open_safetensors
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
+from ntkfusion.checkpoints.tables import table_of
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import LARGEST_SIZE, BertConfig, bert_config
-from ntkfusion.models.model import Model
+from ntkfusion.models.architectures import read_config
+from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.model import Model, Origin
 
 _log = logging.getLogger(__name__)
 
 
-def load_model(source: str | os.PathLike[str], *, dtype: str = "float32", tokenizer: bool = True) -> Model:
+def load_model(
+    source: str | os.PathLike[str], *, head: WantedHead = "auto", dtype: str = "float32", tokenizer: bool = True
+) -> Model:
     """Load a pretrained model: the packaged demo, a Hugging Face folder, or a model from the hub.
 
     Args:
         source: ``"minilm"`` for the packaged demo model (a folder of that name is ``"./minilm"``), a folder with
             config.json and safetensors weights (single or sharded), or a hub id such as ``"org/name"``.
+        head: ``"auto"`` takes the head that the checkpoint has; or one of its heads by name, or None for the bare
+            network. Weights are never made up: a head that the file does not hold is an error.
         dtype: ``"float32"`` or ``"float64"`` (which needs JAX's x64 mode); other stored floats are converted.
         tokenizer: whether to load the tokenizer too. A checkpoint without one gives a model without one.
 
     Returns:
-        The model. The pooler and the classification head are there if the file holds them.
+        The model. A pooler is there if the file holds one and the head reads it.
 
     Raises:
         CheckpointError: with everything that is wrong with the checkpoint. Pickles and remote code are never touched.
-        InputError: for a dtype that cannot be used.
+        InputError: for a dtype that cannot be used, or a head that the architecture does not have.
     """
-    return load_with_audit(source, dtype=dtype, tokenizer=tokenizer)[0]
+    return load_with_audit(source, head=head, dtype=dtype, tokenizer=tokenizer)[0]
 
 
 def load_with_audit(
-    source: str | os.PathLike[str], *, dtype: str = "float32", tokenizer: bool = True
+    source: str | os.PathLike[str], *, head: WantedHead = "auto", dtype: str = "float32", tokenizer: bool = True
 ) -> tuple[Model, Audit]:
     """Like `load_model`, and also return what became of every tensor.
 
     Args:
         source: as for `load_model`.
+        head: as for `load_model`.
         dtype: as for `load_model`.
         tokenizer: as for `load_model`.
 
@@ -57,19 +63,26 @@ def load_with_audit(
 
     Raises:
         CheckpointError: with everything that is wrong with the checkpoint.
-        InputError: for a dtype that cannot be used.
+        InputError: as `load_model`.
     """
     _check_dtype(dtype)
     folder, name = find_folder(source), str(source)
-    config = _read_config(folder, name)
+    original = _read_contents(folder, name)
+    config = _parsed(original, name)
     opened = open_safetensors(folder, name)
-    matching = match_tensors(opened.tensors, BERT)
-    config = _with_heads(config, matching)
+    matching = match_tensors(opened, table_of(config))
+    config = with_head(config, matching, original, head)
     params, audit = read_parameters(opened, matching, config, dtype)
     for tensor, reason in audit.left_aside.items():
         _log.info("%s: %s is left aside: %s", name, tensor, reason)
     loaded = _load_tokenizer(folder, name) if tokenizer else None
-    return Model(config, params, tokenizer=loaded, source=name), audit
+    return Model(config, params, tokenizer=loaded, source=name, origin=Origin(original, _dtypes(matching))), audit
+
+
+def _dtypes(matching: Matching) -> dict[str, str]:
+    """Canonical name, without prefix → how the tensor is stored."""
+    places = [(found.place, found.info.dtype) for found in matching.found.values()]
+    return {matching.table.tensor_of(place.path, place.expert): dtype for place, dtype in places}
 
 
 def _check_dtype(dtype: str) -> None:
@@ -81,26 +94,18 @@ def _check_dtype(dtype: str) -> None:
         )
 
 
-def _read_config(folder: Path, source: str) -> BertConfig:
+def _read_contents(folder: Path, source: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.exists():
         raise CheckpointError(source, ["it has no config.json; expected a Hugging Face model folder"])
-    contents = read_json_object(file, source)
+    return read_json_object(file, source)
+
+
+def _parsed(contents: dict[str, Any], source: str) -> ModelConfig:
     try:
-        return bert_config(contents)
+        return read_config(contents)
     except InputError as error:
         raise CheckpointError(source, [str(error).replace("config:", "config.json:", 1)]) from error
-
-
-def _with_heads(config: BertConfig, matching: Matching) -> BertConfig:
-    """Add the pooler and the head that the file holds any tensor of."""
-    pooler = any(path.startswith("pooler/") for path in matching.found)
-    shapes = [matching.shape(f"classifier/{name}") for name in ("kernel", "bias")]
-    # a classifier without a pooler reads every token: another model than ours
-    if not pooler or shapes == [None, None]:
-        return dataclasses.replace(config, add_pooler=pooler)
-    rows = next((shape[0] for shape in shapes if shape), 1)
-    return dataclasses.replace(config, add_pooler=True, num_labels=min(max(rows, 1), LARGEST_SIZE))
 
 
 def _load_tokenizer(folder: Path, source: str) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ntkfusion.checkpoints.names import NameTable, Place
-from ntkfusion.checkpoints.safetensors_reader import TensorInfo
+from ntkfusion.checkpoints.tensors import TensorInfo, TensorSource
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,22 @@ class Matching:
     """The accounts of one checkpoint, from names alone.
 
     Attributes:
+        source: the checkpoint in the user's words.
         table: the names it was matched with.
-        found: path of a parameter → its tensor.
+        found: slot of a parameter (its path, or one expert's part of it) → its tensor.
         left_aside: tensor → why it is not needed.
         problems: tensors with no account.
     """
 
+    source: str
     table: NameTable
     found: dict[str, Found]
     left_aside: dict[str, str]
     problems: tuple[str, ...]
 
     @property
-    def layers(self) -> set[int]:
-        """The layers that the file has tensors of."""
+    def layers(self) -> set[str]:
+        """Paths of the layers that the file has tensors of."""
         return {found.place.layer for found in self.found.values() if found.place.layer is not None}
 
     def shape(self, path: str) -> tuple[int, ...] | None:
@@ -43,11 +44,11 @@ class Matching:
         return self.found[path].info.shape if path in self.found else None
 
 
-def match_tensors(tensors: Mapping[str, TensorInfo], table: NameTable) -> Matching:
+def match_tensors(opened: TensorSource, table: NameTable) -> Matching:
     """Match the tensors of a file with an architecture.
 
     Args:
-        tensors: what the headers list.
+        opened: the checkpoint, of which only the headers are looked at.
         table: the architecture's names.
 
     Returns:
@@ -56,14 +57,14 @@ def match_tensors(tensors: Mapping[str, TensorInfo], table: NameTable) -> Matchi
     found: dict[str, Found] = {}
     left_aside: dict[str, str] = {}
     problems: list[str] = []
-    for name, info in sorted(tensors.items()):
+    for name, info in sorted(opened.tensors.items()):
         place, reason = table.find(name), table.reason_to_leave(name)
         if reason is not None:
             left_aside[name] = reason
         elif place is None:
             problems.append(f"{name} is unexpected: {table.architecture} has no parameter of this name")
-        elif place.path in found:
-            problems.append(f"{name} and {found[place.path].info.name} are the same parameter, expected one of them")
+        elif place.slot in found:
+            problems.append(f"{name} and {found[place.slot].info.name} are the same parameter, expected one of them")
         else:
-            found[place.path] = Found(info, place)
-    return Matching(table, found, left_aside, tuple(problems))
+            found[place.slot] = Found(info, place)
+    return Matching(opened.source, table, found, left_aside, tuple(problems))

@@ -9,40 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.tensors import TensorInfo
 from ntkfusion.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-#: Floats that are read, by safetensors' names. (Importing ml_dtypes also tells safetensors what bfloat16 is in numpy.)
-FLOATS = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
-
 _CONVERT = (
     "Convert them once, where you trust them: transformers.AutoModel.from_pretrained(folder)"
     ".save_pretrained(out, safe_serialization=True)"
 )
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a header says about one tensor.
-
-    Attributes:
-        name: its name.
-        shape: its shape.
-        dtype: how it is stored, in safetensors' words: ``F32``, ``BF16``, ``I64``, ...
-        file: the file it is in.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
 
 
 @dataclass(frozen=True)

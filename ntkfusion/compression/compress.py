@@ -52,7 +52,7 @@ def compress(
     Raises:
         InputError: for layers that do not exist, or where the method does not apply.
     """
-    chosen = check_layers(layers, model.config.num_hidden_layers)
+    chosen = check_layers(layers, model.config.num_blocks)
     every_block = model.mlp_blocks()
     blocks = [every_block[layer] for layer in chosen]
     method.check(blocks)

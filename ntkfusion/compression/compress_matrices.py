@@ -105,7 +105,7 @@ def compress_matrices(
         raise InputError(
             "a codec that may keep every number has nothing to do; choose a width below 1 or a ratio above"
         )
-    chosen = check_layers(layers, model.config.num_hidden_layers)
+    chosen = check_layers(layers, model.config.num_blocks)
     requests = {kind: _matrices(model, kind, chosen, codec.kept, squared_gradients) for kind in _check_kinds(kinds)}
     for kind, matrices in requests.items():
         codec.check_matrices(kind, list(matrices.values()))

@@ -45,7 +45,8 @@ def collect_block_inputs(
 ) -> BlockInputs:
     """Run the model over sentences and keep the block inputs of a random sample of their tokens.
 
-    Padding is left out. The sample is spread over all sentences and keeps the order of the text.
+    Padding is left out. The sample is spread over all sentences and keeps the order of the text. Of a block that R
+    layers share, token n's input is that in layer n mod R. A decoder's row is the position that predicts its token.
 
     Args:
         model: the model, with a tokenizer.
@@ -93,7 +94,7 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
         raise InputError("give a list of at least one sentence")
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
-    length = min(max_length, model.config.max_position_embeddings)
+    length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
     encoded = model.tokenizer(list(sentences), truncation=True, max_length=length, return_special_tokens_mask=True)
     encodings: list[list[int]] = encoded["input_ids"]
     largest = max(max(ids, default=0) for ids in encodings)
@@ -126,24 +127,34 @@ def _collect(
     for index, (row, column) in enumerate(sample):
         wanted.setdefault(row, []).append((index, column))
     shape = (len(sample), model.config.hidden_size)
-    found = [np.empty(shape, np.dtype(jax.tree.leaves(model.params)[0].dtype)) for _ in model.mlp_blocks()]
-    for batch, ids, mask in _batches(encodings, sorted(wanted), batch_size, model.config.max_position_embeddings):
-        states = [np.asarray(state) for state in model.block_inputs(ids, mask)]
+    dtype = np.dtype(jax.tree.leaves(model.params)[0].dtype)
+    found = [np.empty(shape, dtype) for _ in range(model.config.num_blocks)]
+    for batch, ids, mask in _batches(encodings, sorted(wanted), batch_size, model.config.max_length):
+        states = _by_block(model, [np.asarray(state) for state in model.block_inputs(ids, mask)])
         for place, row in enumerate(batch):
             for index, column in wanted[row]:
-                for layer, state in enumerate(states):
-                    found[layer][index] = state[place, column]
+                for block, seen in enumerate(states):
+                    found[block][index] = seen[index % len(seen)][place, column]
     return tuple(jnp.asarray(array) for array in found)
 
 
+def _by_block(model: Model, states: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The inputs of every block: one array, or as many as there are layers that share it."""
+    found: list[list[np.ndarray]] = [[] for _ in range(model.config.num_blocks)]
+    for block, state in zip(model.config.applications, states, strict=True):
+        found[block].append(state)
+    return found
+
+
 def _batches(
-    encodings: list[list[int]], rows: list[int], batch_size: int, longest: int
+    encodings: list[list[int]], rows: list[int], batch_size: int, longest: int | None
 ) -> Iterator[tuple[list[int], Any, Any]]:
     """Sentences of similar length together, padded to few different shapes."""
     by_length = sorted(rows, key=lambda row: len(encodings[row]))
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        length = min(longest, -(-max(len(encodings[row]) for row in batch) // LENGTH_STEP) * LENGTH_STEP)
+        length = -(-max(len(encodings[row]) for row in batch) // LENGTH_STEP) * LENGTH_STEP
+        length = length if longest is None else min(longest, length)
         ids, mask = np.zeros((2, batch_size, length), np.int32)
         for place, row in enumerate(batch):
             ids[place, : len(encodings[row])] = encodings[row]

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019) as small linen modules: embeddings, post-norm encoder, pooler, classification head.
 
-Evaluation only: there is no dropout here. Shapes: B batch, T positions, d model width, H heads.
+Dropout is where PyTorch's class has it, and does nothing unless a module is called with ``deterministic=False``.
+Shapes: B batch, T positions, d model width, H heads.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.models.config import BertConfig
-from ntkfusion.models.mlp import Block
+from ntkfusion.models.batch import Batch
+from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.mlp_module import MLP
 from ntkfusion.models.output import ModelOutput
 
 
@@ -39,12 +41,7 @@ class Embeddings(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(
-        self,
-        input_ids: Int[Array, "B T"] | None,
-        inputs_embeds: Float[Array, "B T d"] | None,
-        token_type_ids: Int[Array, "B T"],
-    ) -> Float[Array, "B T d"]:
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "B T d"]:
         """Embed token ids, or take word embeddings as they are."""
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
@@ -53,10 +50,19 @@ class Embeddings(nn.Module):
             return nn.Embed(rows, config.hidden_size, embedding_init=init, name=name)
 
         word = embed(config.vocab_size, "word")
-        words = word(input_ids) if inputs_embeds is None else inputs_embeds
-        positions = embed(config.max_position_embeddings, "position")(jnp.arange(words.shape[1])[None, :])
-        types = embed(config.type_vocab_size, "token_type")(token_type_ids)
-        return _layer_norm(words + types + positions, config, "norm")
+        words = word(batch.input_ids) if batch.inputs_embeds is None else batch.inputs_embeds
+        positions = embed(config.max_position_embeddings, "position")(_position_ids(batch))
+        types = embed(config.type_vocab_size, "token_type")(_token_type_ids(batch))
+        embedded = _layer_norm(words + types + positions, config, "norm")
+        return nn.Dropout(config.hidden_dropout_prob)(embedded, deterministic=deterministic)
+
+
+def _position_ids(batch: Batch) -> Int[Array, "_ T"]:
+    return jnp.arange(batch.shape[1])[None, :] if batch.position_ids is None else batch.position_ids
+
+
+def _token_type_ids(batch: Batch) -> Int[Array, "B T"]:
+    return jnp.zeros(batch.shape, jnp.int32) if batch.token_type_ids is None else batch.token_type_ids
 
 
 class SelfAttention(nn.Module):
@@ -65,7 +71,9 @@ class SelfAttention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"]) -> Float[Array, "B T d"]:
+    def __call__(
+        self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"], *, deterministic: bool = True
+    ) -> Float[Array, "B T d"]:
         """Attend; `mask` is added to the scores (0 to keep, very negative to hide)."""
         heads = self.config.num_attention_heads
 
@@ -76,32 +84,10 @@ class SelfAttention(nn.Module):
         query, key, value = project("query"), project("key"), project("value")
         scores = jnp.einsum("bqhe,bkhe->bhqk", query, key) / jnp.sqrt(query.shape[-1]).astype(x.dtype)
         weights = jax.nn.softmax(scores + mask, axis=-1)
+        dropped = nn.Dropout(self.config.attention_probs_dropout_prob)
+        weights = dropped(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhe->bqhe", weights, value).reshape(x.shape)
         return _dense(self.config.hidden_size, self.config, "output")(mixed)
-
-
-class MLP(nn.Module):
-    """The MLP block of one layer: parameters in ``params``, its constants (q, r, masks) in ``constants``.
-
-    Its input is sown as ``intermediates/block_input``.
-    """
-
-    layout: Any
-    initializer_range: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
-        """Apply the block to every position."""
-        self.sow("intermediates", "block_input", x)
-        normal, zeros = nn.initializers.normal(self.initializer_range), nn.initializers.zeros_init()
-        arrays: dict[str, Any] = {}
-        for name, leaf in self.layout.parameters().items():
-            init = zeros if name in ("b1", "b2") else normal
-            arrays[name] = self.param(name, init, leaf.shape, leaf.dtype)
-        for name, leaf in self.layout.constants().items():
-            arrays[name] = self.variable("constants", name, jnp.ones, leaf.shape, leaf.dtype).value
-        block: Block = self.layout.replace(**arrays)
-        return block(x)
 
 
 class Layer(nn.Module):
@@ -111,11 +97,15 @@ class Layer(nn.Module):
     mlp_layout: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"]) -> Float[Array, "B T d"]:
+    def __call__(
+        self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"], *, deterministic: bool = True
+    ) -> Float[Array, "B T d"]:
         """Hidden states of the next layer."""
-        attended = SelfAttention(self.config, name="attention")(x, mask)
+        attended = SelfAttention(self.config, name="attention")(x, mask, deterministic=deterministic)
+        attended = nn.Dropout(self.config.hidden_dropout_prob)(attended, deterministic=deterministic)
         x = _layer_norm(x + attended, self.config, "attention_norm")
         transformed = MLP(self.mlp_layout, self.config.initializer_range, name="mlp")(x)
+        transformed = nn.Dropout(self.config.hidden_dropout_prob)(transformed, deterministic=deterministic)
         return _layer_norm(x + transformed, self.config, "mlp_norm")
 
 
@@ -125,23 +115,20 @@ class Bert(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(
-        self,
-        input_ids: Int[Array, "B T"] | None,
-        inputs_embeds: Float[Array, "B T d"] | None,
-        attention_mask: Int[Array, "B T"],
-        token_type_ids: Int[Array, "B T"],
-    ) -> ModelOutput:
-        """Run the network; exactly one of `input_ids` and `inputs_embeds` is given."""
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> ModelOutput:
+        """Run the network."""
         config = self.config
-        x = Embeddings(config, name="embeddings")(input_ids, inputs_embeds, token_type_ids)
+        x = Embeddings(config, name="embeddings")(batch, deterministic=deterministic)
         hidden = jnp.finfo(x.dtype).min
-        mask = jnp.where(attention_mask[:, None, None, :] > 0, jnp.zeros((), x.dtype), hidden)
+        mask = jnp.where(batch.attention_mask[:, None, None, :] > 0, jnp.zeros((), x.dtype), hidden)
         for index in range(config.num_hidden_layers):
-            x = Layer(config, config.block_layout(index), name=f"layer_{index}")(x, mask)
+            layer = Layer(config, config.block_layout(index), name=f"layer_{index}")
+            x = layer(x, mask, deterministic=deterministic)
         pooled = logits = None
         if config.add_pooler:
             pooled = jnp.tanh(_dense(config.hidden_size, config, "pooler")(x[:, 0]))
         if config.num_labels is not None and pooled is not None:
-            logits = _dense(config.num_labels, config, "classifier")(pooled)
+            dropped = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+            read = nn.Dropout(dropped)(pooled, deterministic=deterministic)
+            logits = _dense(config.num_labels, config, "classifier")(read)
         return ModelOutput(last_hidden_state=x, pooler_output=pooled, logits=logits)

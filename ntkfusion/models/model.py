@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,13 +14,27 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.bert import Bert
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.batch import Batch
+from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.mlp import Block, layout
 from ntkfusion.models.output import ModelOutput
 
 Params = dict[str, Any]
 ArrayLike = Array | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a checkpoint says beside its weights.
+
+    Attributes:
+        config: the contents of its ``config.json``, keys included that do not change the computed function.
+        dtypes: tensor → how it is stored, in safetensors' words; by the names of the checkpoint's architecture, without
+            prefix.
+    """
+
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +47,20 @@ class Model:
         constants: arrays that are never trained (q, r and masks of compressed blocks), same nesting.
         tokenizer: the checkpoint's tokenizer, or None.
         source: where the weights came from.
+        origin: the checkpoint's own configuration and dtypes, which are written back when the model is saved.
     """
 
-    config: BertConfig
+    config: ModelConfig
     params: Params
     constants: Params = dataclasses.field(default_factory=dict)
     tokenizer: Any = None
     source: str = "random weights"
+    origin: Origin = Origin()
 
     @property
     def module(self) -> nn.Module:
         """The linen module of this configuration."""
-        return Bert(self.config)
+        return self.config.build()
 
     @property
     def num_parameters(self) -> int:
@@ -60,6 +76,10 @@ class Model:
         inputs_embeds: Float[ArrayLike, "B T d"] | None = None,
         attention_mask: Int[ArrayLike, "B T"] | None = None,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        position_ids: Int[ArrayLike, "B T"] | None = None,
+        decoder_input_ids: Int[ArrayLike, "B U"] | None = None,
+        decoder_attention_mask: Int[ArrayLike, "B U"] | None = None,
+        dropout_key: Array | None = None,
     ) -> ModelOutput:
         """Run the network on a batch. Pure; wrap it in `jax.jit` as you like.
 
@@ -68,7 +88,12 @@ class Model:
             input_ids: token ids; or give `inputs_embeds`, word embeddings in their place.
             inputs_embeds: word embeddings, instead of `input_ids`.
             attention_mask: 1 for tokens, 0 for padding; by default all tokens.
-            token_type_ids: segment of each token; by default 0.
+            token_type_ids: segment of each token (BERT); by default 0.
+            position_ids: position of each token; by default counted from the left.
+            decoder_input_ids: what the decoder reads (encoder–decoder models); by default `input_ids`, shifted to the
+                right behind the start token.
+            decoder_attention_mask: 1 for tokens of the decoder, 0 for padding; by default all tokens.
+            dropout_key: a JAX key, to train with dropout; without it nothing is dropped.
 
         Returns:
             The `ModelOutput`.
@@ -76,74 +101,66 @@ class Model:
         Raises:
             InputError: unless exactly one kind of input is given, or if it is longer than the positions of the model.
         """
-        return self._run(params, input_ids, inputs_embeds, attention_mask, token_type_ids)
+        arrays = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+        }
+        batch = _batch({name: jnp.asarray(array) for name, array in arrays.items() if array is not None}, self.config)
+        dropout = {} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
+        return self._run(params, batch, **dropout)
 
     def block_inputs(
         self, input_ids: Int[ArrayLike, "B T"], attention_mask: Int[ArrayLike, "B T"]
     ) -> tuple[Float[Array, "B T d"], ...]:
-        """The input of every layer's MLP block, in layer order (compiled once per shape of the batch)."""
+        """The input of the MLP block of every layer in turn (compiled once per shape of the batch).
+
+        Layers that share a block (`ModelConfig.applications`) have an entry each. A decoder reads the same tokens as
+        the encoder, shifted to the right: its row t is the position that predicts token t.
+        """
         return _block_inputs(self.config, self.params, self.constants, input_ids, attention_mask)
 
-    def _run(
-        self,
-        params: Params,
-        input_ids: Int[ArrayLike, "B T"] | None,
-        inputs_embeds: Float[ArrayLike, "B T d"] | None,
-        attention_mask: Int[ArrayLike, "B T"] | None,
-        token_type_ids: Int[ArrayLike, "B T"] | None,
-        **options: Any,
-    ) -> Any:
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
-            raise InputError("give exactly one of input_ids and inputs_embeds")
-        shape = given.shape[:2]
-        if shape[1] > self.config.max_position_embeddings:
-            raise InputError(
-                f"inputs are {shape[1]} tokens long; this model has {self.config.max_position_embeddings} positions. "
-                "Truncate them."
-            )
-        ids = None if input_ids is None else jnp.asarray(input_ids)
-        mask = jnp.ones(shape, jnp.int32) if attention_mask is None else jnp.asarray(attention_mask)
-        types = jnp.zeros(shape, jnp.int32) if token_type_ids is None else jnp.asarray(token_type_ids)
-        variables = {"params": params, "constants": self.constants}
-        return self.module.apply(variables, ids, inputs_embeds, mask, types, **options)
+    def _run(self, params: Params, batch: Batch, **options: Any) -> Any:
+        return self.module.apply({"params": params, "constants": self.constants}, batch, **options)
 
     def mlp_blocks(self) -> list[Block]:
-        """The MLP block of every layer, parameters and constants together."""
+        """Every MLP block, parameters and constants together, in the order of the network."""
         blocks = []
-        for index in range(self.config.num_hidden_layers):
-            arrays = dict(self.params[_layer(index)]["mlp"])
-            arrays |= self.constants.get(_layer(index), {}).get("mlp", {})
+        for index, path in enumerate(self.config.block_paths):
+            arrays = dict(subtree(self.params, path))
+            arrays |= subtree(self.constants, path)
             blocks.append(self.config.block_layout(index).replace(**arrays))
         return blocks
 
     def replace_mlp_blocks(self, blocks: Mapping[int, Block]) -> Model:
-        """A model with the MLP blocks of some layers exchanged; everything else is shared with this one.
+        """A model with some MLP blocks exchanged; everything else is shared with this one.
 
         Args:
-            blocks: layer index → new block, of any hidden width and kind.
+            blocks: number of the block → new block, of any hidden width and kind.
 
         Returns:
             The new model, its configuration updated.
 
         Raises:
-            InputError: for a layer that does not exist or a block whose input or output width does not fit.
+            InputError: for a block that does not exist, or whose input or output width does not fit.
         """
-        layouts = [self.config.block_layout(index) for index in range(self.config.num_hidden_layers)]
-        params, constants = dict(self.params), dict(self.constants)
+        layouts = [self.config.block_layout(index) for index in range(self.config.num_blocks)]
+        params, constants = self.params, self.constants
         for index, block in blocks.items():
             self._check_fits(index, block)
             layouts[index] = layout(block)
-            params[_layer(index)] = {**params[_layer(index)], "mlp": block.parameters()}
-            constants[_layer(index)] = {"mlp": block.constants()}
+            params = with_subtree(params, self.config.block_paths[index], block.parameters())
+            constants = with_subtree(constants, self.config.block_paths[index], block.constants())
         config = dataclasses.replace(self.config, mlp_layouts=tuple(layouts))
         return dataclasses.replace(self, config=config, params=params, constants=constants)
 
     def _check_fits(self, index: int, block: Block) -> None:
-        if not 0 <= index < self.config.num_hidden_layers:
-            raise InputError(
-                f"layer {index} does not exist; this model has layers 0 to {self.config.num_hidden_layers - 1}"
-            )
+        if not 0 <= index < self.config.num_blocks:
+            raise InputError(f"layer {index} does not exist; this model has layers 0 to {self.config.num_blocks - 1}")
         widths = (block.model_width, block.output_width)
         if widths != (self.config.hidden_size, self.config.hidden_size):
             raise InputError(
@@ -151,40 +168,65 @@ class Model:
             )
 
 
+def _batch(arrays: dict[str, Array], config: ModelConfig) -> Batch:
+    """The batch, its attention mask filled in."""
+    given = [arrays[name] for name in ("input_ids", "inputs_embeds") if name in arrays]
+    if len(given) != 1:
+        raise InputError("give exactly one of input_ids and inputs_embeds")
+    shape = given[0].shape[:2]
+    if config.max_length is not None and shape[1] > config.max_length:
+        raise InputError(
+            f"inputs are {shape[1]} tokens long; this model has {config.max_length} positions. Truncate them."
+        )
+    return Batch(**{"attention_mask": jnp.ones(shape, jnp.int32), **arrays})
+
+
 @partial(jax.jit, static_argnames="config")
 def _block_inputs(
-    config: BertConfig,
+    config: ModelConfig,
     params: Params,
     constants: Params,
     input_ids: Int[Array, "B T"],
     attention_mask: Int[Array, "B T"],
 ) -> tuple[Float[Array, "B T d"], ...]:
     # weights are arguments: closed over, they would become constants of every compiled program
-    model = Model(config, params, constants)
-    _, state = model._run(params, input_ids, None, attention_mask, None, mutable=["intermediates"])
-    sown = state["intermediates"]
-    return tuple(sown[_layer(index)]["mlp"]["block_input"][0] for index in range(config.num_hidden_layers))
+    batch = _batch({"input_ids": input_ids, "attention_mask": attention_mask}, config)
+    _, state = Model(config, params, constants)._run(params, batch, mutable=["intermediates"])
+    seen = [iter(subtree(state["intermediates"], path)["block_input"]) for path in config.block_paths]
+    return tuple(next(seen[index]) for index in config.applications)
 
 
-def _layer(index: int) -> str:
-    return f"layer_{index}"
+def subtree(tree: Params, path: str) -> Params:
+    """The part of a nested dictionary below a path such as ``layer_0/mlp``; empty if there is none."""
+    for name in path.split("/"):
+        tree = tree.get(name, {})
+    return tree
 
 
-def abstract_params(config: BertConfig) -> Params:
-    """Shapes and dtypes of the parameters of a configuration, allocating nothing."""
+def with_subtree(tree: Params, path: str, part: Params) -> Params:
+    """A copy of a nested dictionary with another part below a path; the rest is shared."""
+    name, _, rest = path.partition("/")
+    return {**tree, name: with_subtree(tree.get(name, {}), rest, part) if rest else part}
+
+
+def _example(config: ModelConfig) -> Batch:
     ids = jnp.zeros((1, 1), jnp.int32)
-    variables = jax.eval_shape(Bert(config).init, jax.random.key(0), ids, None, ids, ids)
-    return variables["params"]
+    return Batch(attention_mask=ids, input_ids=ids)
 
 
-def random_model(config: BertConfig, seed: int = 0) -> Model:
+@lru_cache(maxsize=64)
+def abstract_params(config: ModelConfig) -> Params:
+    """Shapes and dtypes of the parameters of a configuration, allocating nothing."""
+    return jax.eval_shape(config.build().init, jax.random.key(0), _example(config))["params"]
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Model:
     """A model with freshly initialised weights (for tests and benchmarks).
 
-    >>> from ntkfusion.models.config import BertConfig
+    >>> from ntkfusion.models.bert_config import BertConfig
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]
     """
-    ids = jnp.zeros((1, 1), jnp.int32)
-    variables = Bert(config).init(jax.random.key(seed), ids, None, ids, ids)
+    variables = config.build().init(jax.random.key(seed), _example(config))
     return Model(config, dict(variables["params"]))

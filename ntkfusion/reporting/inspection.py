@@ -16,6 +16,7 @@ from ntkfusion.kernels.block import estimate_block_kernel
 from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.memory import show_size
 from ntkfusion.kernels.network import estimate_network_kernel
+from ntkfusion.kernels.selection import parameter_paths
 from ntkfusion.models.mlp import layout
 from ntkfusion.models.model import Model
 
@@ -34,12 +35,13 @@ def _mebibytes(tree: Any) -> str:
 def architecture_lines(model: Model) -> list[str]:
     """One sentence per fact about the network."""
     config = model.config
-    head = "no task head" if config.num_labels is None else f"classification head with {config.num_labels} labels"
+    labels = "" if config.num_labels is None else f" with {config.num_labels} labels"
+    head = "no head" if config.head is None else f"head {config.head}{labels}"
+    positions = "any length" if config.max_length is None else f"{config.max_length} positions"
     tokenizer = "none" if model.tokenizer is None else type(model.tokenizer).__name__
     return [
         f"{model.source}",
-        f"BERT: {config.num_hidden_layers} layers, model width {config.hidden_size}, "
-        f"{config.num_attention_heads} attention heads, {config.max_position_embeddings} positions, {head}",
+        f"{config.architecture}: {config.num_layers} layers, model width {config.hidden_size}, {positions}, {head}",
         f"{model.num_parameters:,} parameters, {_mebibytes(model.params)} MiB; tokenizer {tokenizer}",
     ]
 
@@ -75,12 +77,15 @@ def parameters_table(model: Model) -> Table:
 
 def parameter_shares(model: Model) -> Mapping[str, int]:
     """Number of stored parameters per part of the network; the parts add up to all of them."""
-    layers = [tree for name, tree in model.params.items() if name.startswith("layer_")]
-    shares = {
-        "embeddings": _size(model.params["embeddings"]),
-        "attention": sum(_size(layer["attention"]) for layer in layers),
-        "MLP blocks": sum(block.num_parameters for block in model.mlp_blocks()),
-    }
+    leaves = zip(parameter_paths(model.params), jax.tree.leaves(model.params), strict=True)
+    parts: dict[str, int] = {"embeddings": 0, "attention": 0}
+    for path, leaf in leaves:
+        names = path.split("/")
+        if "attention" in names:
+            parts["attention"] += leaf.size
+        elif names[0] == "embeddings":
+            parts["embeddings"] += leaf.size
+    shares = parts | {"MLP blocks": sum(block.num_parameters for block in model.mlp_blocks())}
     return {**shares, "norms, pooler, heads": model.num_parameters - sum(shares.values())}
 
 
@@ -94,7 +99,7 @@ def memory_table(model: Model) -> Table:
         name = "block" if len(blocks) == 1 else f"block (shape {number + 1})"
         _add_estimate(table, name, f"{TOKENS} tokens, traced", lambda block=block: estimate_block_kernel(block, TOKENS))
     f, _, _ = network_function(model, min(2, model.config.hidden_size), 0)
-    length = min(LENGTH, model.config.max_position_embeddings)
+    length = min(LENGTH, model.config.max_length or LENGTH)
     ids = jax.ShapeDtypeStruct((EXAMPLES, length), jnp.int32)
     examples = {"input_ids": ids, "attention_mask": ids}
     of = f"{EXAMPLES} sentences of {length} tokens, C={model.config.num_labels or 2}"

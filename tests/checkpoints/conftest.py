@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ntkfusion.checkpoints.bert_names import BERT
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.model import random_model
 
 SIZES = {
@@ -74,7 +74,7 @@ def _tensors():
     leaves, structure = jax.tree.flatten(model.params)
     rng = np.random.default_rng(3)
     leaves = [np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return BERT.named_tensors(jax.tree.unflatten(structure, leaves))
+    return BERT.named_tensors(jax.tree.unflatten(structure, leaves), head=None)
 
 
 @pytest.fixture

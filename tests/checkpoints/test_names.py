@@ -9,7 +9,7 @@ import transformers
 
 from ntkfusion.checkpoints.bert_names import BERT
 from ntkfusion.checkpoints.names import Place, path_of
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.model import abstract_params
 
 CONFIG = BertConfig(
@@ -25,7 +25,9 @@ def theirs(kind, **options):
 def test_table_and_pytorch_class_name_the_same_tensors():
     model = theirs(transformers.BertForSequenceClassification, num_labels=3)
     expected = {name: tuple(array.shape) for name, array in model.named_parameters()}
-    named = BERT.named_tensors(jax.tree.map(lambda leaf: np.empty(leaf.shape), abstract_params(CONFIG)))
+    named = BERT.named_tensors(
+        jax.tree.map(lambda leaf: np.empty(leaf.shape), abstract_params(CONFIG)), head=CONFIG.head
+    )
     assert {name: array.shape for name, array in named.items()} == expected
 
 
@@ -36,9 +38,9 @@ def test_names_and_paths_are_inverse():
 
 def test_base_without_a_head_has_no_prefix():
     params = {"pooler": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}
-    assert set(BERT.named_tensors(params)) == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert set(BERT.named_tensors(params, head=None)) == {"pooler.dense.weight", "pooler.dense.bias"}
     head = {"classifier": {"bias": np.ones(3)}}
-    assert set(BERT.named_tensors(params | head)) == {
+    assert set(BERT.named_tensors(params | head, head="sequence-classification")) == {
         "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.bias"
     }  # fmt: skip
 
@@ -47,11 +49,11 @@ def test_base_without_a_head_has_no_prefix():
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("encoder.layer.11.intermediate.dense.weight", Place("layer_11/mlp/w1", True, 11, False)),
-        ("encoder.layer.0.output.dense.bias", Place("layer_0/mlp/b2", False, 0, False)),
-        ("encoder.layer.3.attention.output.LayerNorm.gamma", Place("layer_3/attention_norm/scale", False, 3, False)),
-        ("embeddings.LayerNorm.beta", Place("embeddings/norm/bias", False, None, False)),
-        ("embeddings.word_embeddings.weight", Place("embeddings/word/embedding", False, None, False)),
+        ("encoder.layer.11.intermediate.dense.weight", Place("layer_11/mlp/w1", True, "layer_11")),
+        ("encoder.layer.0.output.dense.bias", Place("layer_0/mlp/b2", layer="layer_0")),
+        ("encoder.layer.3.attention.output.LayerNorm.gamma", Place("layer_3/attention_norm/scale", layer="layer_3")),
+        ("embeddings.LayerNorm.beta", Place("embeddings/norm/bias")),
+        ("embeddings.word_embeddings.weight", Place("embeddings/word/embedding")),
     ],
 )
 def test_places(prefix, name, place):
@@ -85,4 +87,4 @@ def test_every_tensor_of_other_heads_is_known(kind):
 
 def test_parameters_that_no_table_knows():
     with pytest.raises(KeyError, match="no BERT checkpoint has a tensor for the parameter layer_0/mlp/left1"):
-        BERT.named_tensors({"layer_0": {"mlp": {"left1": np.ones((2, 2))}}})
+        BERT.named_tensors({"layer_0": {"mlp": {"left1": np.ones((2, 2))}}}, head=None)

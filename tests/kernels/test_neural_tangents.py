@@ -25,7 +25,7 @@ from ntkfusion.kernels.neural_tangents import (
     reference_kernel,
 )
 from ntkfusion.kernels.oracle import block_function, dense_kernel
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.bert_config import BertConfig
 
 BLOCKS = {
     "gelu": lambda: dense_block(activation="gelu"),

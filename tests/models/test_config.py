@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.config import LARGEST_SIZE, BertConfig, bert_config
+from ntkfusion.models.architectures import read_config
+from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.config import LARGEST_SIZE
 from ntkfusion.models.mlp import dense_layout
 from ntkfusion.models.model import abstract_params
 
@@ -26,47 +28,47 @@ MINIMAL = {
 def test_defaults_are_hugging_faces():
     transformers = pytest.importorskip("transformers")
     theirs, ours = transformers.BertConfig(), BertConfig()
-    own = {"num_labels", "add_pooler", "mlp_layouts"}
+    own = {"num_labels", "add_pooler", "mlp_layouts", "head"}
     for field in dataclasses.fields(ours):
         if field.name not in own:
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 
 def test_keys_that_do_not_matter_are_ignored():
-    config = bert_config(MINIMAL | {"hidden_dropout_prob": 0.1, "architectures": ["BertModel"], "num_labels": 7})
+    config = read_config(MINIMAL | {"hidden_dropout_prob": 0.1, "architectures": ["BertModel"], "num_labels": 7})
     assert config == BertConfig(**{name: value for name, value in MINIMAL.items() if name != "model_type"})
     assert config.num_labels is None
 
 
 def test_keys_that_matter_are_read():
     given = {"hidden_act": "relu", "layer_norm_eps": 1e-5, "type_vocab_size": 1, "max_position_embeddings": 33}
-    config = bert_config(MINIMAL | given)
+    config = read_config(MINIMAL | given)
     assert {name: getattr(config, name) for name in given} == given
 
 
 @pytest.mark.parametrize("name", [name for name in MINIMAL if name != "model_type"])
 def test_missing_key(name):
     with pytest.raises(InputError, match=f"config: missing {name}"):
-        bert_config({key: value for key, value in MINIMAL.items() if key != name})
+        read_config({key: value for key, value in MINIMAL.items() if key != name})
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "8", None, True, LARGEST_SIZE + 1, 10**30])
 @pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"])
 def test_sizes_are_whole_and_sane(name, value):
     with pytest.raises(InputError, match=f"{name} must be a whole number from 1 to {LARGEST_SIZE}"):
-        bert_config(MINIMAL | {name: value})
+        read_config(MINIMAL | {name: value})
 
 
 @pytest.mark.parametrize("value", [-1e-5, float("nan"), float("inf"), "small", None])
 def test_epsilon_is_a_small_number(value):
     with pytest.raises(InputError, match="layer_norm_eps must be a small non-negative number"):
-        bert_config(MINIMAL | {"layer_norm_eps": value})
+        read_config(MINIMAL | {"layer_norm_eps": value})
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_type": "llama"}, "model_type 'llama' is not supported; supported: 'bert'"),
+        ({"model_type": "llama"}, "model_type 'llama' is not supported; supported: bert"),
         ({"model_type": None}, "model_type None is not supported"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "asks to run code from the checkpoint"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
@@ -79,11 +81,11 @@ def test_epsilon_is_a_small_number(value):
 )
 def test_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        bert_config(MINIMAL | changes)
+        read_config(MINIMAL | changes)
 
 
 def test_block_layouts():
-    config = bert_config(MINIMAL)
+    config = read_config(MINIMAL)
     assert config.block_layout(1) == dense_layout(8, 12)
     narrow = dataclasses.replace(config, mlp_layouts=(dense_layout(8, 12), dense_layout(8, 3)))
     assert narrow.block_layout(1).hidden_width == 3

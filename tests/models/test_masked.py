@@ -10,7 +10,7 @@ from blocks import masked_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.network import network_kernel
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import MLPBlock, layout
 from ntkfusion.models.model import random_model

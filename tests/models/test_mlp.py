@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import erf
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.config import BertConfig
+from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.mlp import FactorizedBlock, MLPBlock, dense_layout, layout
 from ntkfusion.models.model import abstract_params, random_model
 

@@ -1,0 +1,14 @@
+"""The name table of every architecture."""
+
+from __future__ import annotations
+
+from ntkfusion.checkpoints.bert_names import BERT
+from ntkfusion.checkpoints.names import NameTable
+from ntkfusion.models.config import ModelConfig
+
+_TABLES: dict[str, NameTable] = {"bert": BERT}
+
+
+def table_of(config: ModelConfig) -> NameTable:
+    """The names of a configuration's tensors in Hugging Face's checkpoints."""
+    return _TABLES[config.model_type]

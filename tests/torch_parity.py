@@ -1,4 +1,4 @@
-"""Compare a loaded BERT with transformers' PyTorch class: outputs, and the gradient of every parameter by name."""
+"""Compare a loaded model with transformers' PyTorch class: outputs, and the gradient of every parameter by name."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import transformers
 
-from ntkfusion.checkpoints.bert_names import BERT
+from ntkfusion.checkpoints.tables import table_of
 
 
 class Differences(NamedTuple):
-    """Largest absolute differences of outputs, and the largest relative error of a gradient with its tensor."""
+    """Largest differences of hidden states (absolute), of pooler and logits (relative to the largest logit), and the
+    largest relative error of a gradient with its tensor."""
 
     hidden: float
     pooled: float
@@ -27,55 +27,87 @@ class Differences(NamedTuple):
 
 
 def compare(model, oracle, batch, *, gradients):
-    """The `Differences` of two models on a batch; hidden states count where there are tokens."""
-    mask = batch["attention_mask"]
+    """The `Differences` of two models on a batch; what belongs to a token counts where there are tokens."""
 
     def loss(params):
         outputs = our_outputs(model, params, batch)
-        return _readout(outputs, mask), outputs
+        return _readout({name: outputs[name] for name in expected}, batch), outputs
 
     expected = _torch_outputs(oracle, batch)
     if gradients:
         tree, found = jax.jit(jax.grad(loss, has_aux=True))(model.params)
         oracle.zero_grad()
-        _readout(expected, mask).backward()
-        worst, tensor = _worst_gradient(BERT.named_tensors(tree, head=model.config.head), oracle)
+        _readout(expected, batch).backward()
+        ours = table_of(model.config).named_tensors(tree, head=model.config.head)
+        worst, tensor = _worst_gradient(ours, oracle)
     else:
         _, found = jax.jit(loss)(model.params)
         worst, tensor = 0.0, ""
-    assert [part is None for part in found] == [part is None for part in expected]
-    differences = [
-        np.abs(np.asarray(ours) - theirs.detach().numpy())
-        for ours, theirs in zip(found, expected, strict=True)
-        if ours is not None
-    ]
-    pooled = max((part.max() for part in differences[1:]), default=0.0)
-    return Differences(differences[0][mask.astype(bool)].max(), pooled, worst, tensor)
+    assert ("logits" in found) == ("logits" in expected)
+    assert "hidden" in expected
+    differences = {name: _difference(name, found[name], expected[name], batch) for name in expected}
+    hidden = max(error for name, error in differences.items() if "hidden" in name)
+    pooled = max((error for name, error in differences.items() if "hidden" not in name), default=0.0)
+    return Differences(hidden, pooled, worst, tensor)
 
 
 def our_outputs(model, params, batch):
-    """Hidden states, pooled output, logits."""
-    output = model.apply(params, **{name: jnp.asarray(values.astype(np.int32)) for name, values in batch.items()})
-    return output.last_hidden_state, output.pooler_output, output.logits
+    """What the model returns, by name."""
+    output = model.apply(params, **{name: _our_array(values) for name, values in batch.items()})
+    parts = {
+        "hidden": output.last_hidden_state,
+        "encoder_hidden": output.encoder_last_hidden_state,
+        "pooled": output.pooler_output,
+        "logits": output.logits,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _our_array(values):
+    return jnp.asarray(values) if np.issubdtype(values.dtype, np.floating) else jnp.asarray(values.astype(np.int32))
 
 
 def _torch_outputs(oracle, batch):
-    inputs = {name: torch.tensor(values) for name, values in batch.items()}
-    if isinstance(oracle, transformers.BertForSequenceClassification):
-        output = oracle.bert(**inputs)
-        return output.last_hidden_state, output.pooler_output, oracle.classifier(output.pooler_output)
-    output = oracle(**inputs)
-    return output.last_hidden_state, output.pooler_output, None
+    output = oracle(**{name: torch.tensor(values) for name, values in batch.items()}, output_hidden_states=True)
+    states = output.get("decoder_hidden_states", output.get("hidden_states"))
+    logits = output.get("logits")
+    if "start_logits" in output:
+        logits = torch.stack([output["start_logits"], output["end_logits"]], -1)
+    last = output.get("last_hidden_state")
+    parts = {
+        "hidden": states[-1] if last is None else last,
+        "encoder_hidden": output.get("encoder_last_hidden_state"),
+        "pooled": output.get("pooler_output"),
+        "logits": logits,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
 
 
-def _readout(outputs, mask):
+def _mask(name, shape, batch):
+    """1 where a part of this shape counts: [B, T, ...] at tokens, [B, ...] everywhere; None if it is for no token."""
+    masks = {key: batch[key] for key in ("attention_mask", "decoder_attention_mask") if key in batch}
+    decoder = "decoder_input_ids" in batch and name != "encoder_hidden"
+    ids = batch["decoder_input_ids"] if decoder else masks["attention_mask"]
+    mask = masks.get("decoder_attention_mask" if decoder else "attention_mask", np.ones(ids.shape))
+    if len(shape) < 3:
+        return np.ones(shape)
+    return np.broadcast_to(mask[:, :, None], shape).astype(float)
+
+
+def _difference(name, ours, theirs, batch):
+    theirs = theirs.detach().numpy()
+    assert ours.shape == theirs.shape, name
+    mask = _mask(name, theirs.shape, batch)
+    scale = max(1.0, np.abs(theirs * mask).max()) if name == "logits" else 1.0
+    return np.abs((np.asarray(ours) - theirs) * mask).max() / scale
+
+
+def _readout(parts, batch):
     """A scalar that depends on everything a model returns for tokens, in either library."""
-    rng = np.random.default_rng(5)
-    hidden, pooled, logits = outputs
-    total = _inner(hidden, rng.normal(size=hidden.shape) * mask[:, :, None])
-    for part in (pooled, logits):
-        if part is not None:
-            total = total + 10 * _inner(part, rng.normal(size=part.shape))
+    rng, total = np.random.default_rng(5), 0.0
+    for name, part in parts.items():
+        weights = rng.normal(size=part.shape) * _mask(name, part.shape, batch)
+        total = total + (1 if "hidden" in name else 10) * _inner(part, weights)
     return total
 
 
@@ -91,13 +123,14 @@ def _worst_gradient(ours, oracle):
     Attention does not change when all keys move together, so the true gradient of a key's bias is 0: what both
     libraries return is rounding, compared here with the largest entry of all gradients.
     """
-    theirs = {name: parameter.grad.numpy() for name, parameter in oracle.named_parameters()}
+    parameters = dict(oracle.named_parameters())
+    theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in parameters.items()}
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
     errors = {}
     for name, expected in theirs.items():
         assert ours[name].shape == expected.shape, name
-        scale = largest if name.endswith("key.bias") else np.abs(expected).max()
+        scale = largest if name.endswith("key.bias") else max(np.abs(expected).max(), 1e-6 * largest)
         errors[name] = np.abs(np.asarray(ours[name]) - expected).max() / scale
     name = max(errors, key=errors.__getitem__)
     return errors[name], name

@@ -159,7 +159,7 @@ def test_small_bert_equals_torch_in_float64(case, tmp_path, x64):
 
 def test_padding_does_not_change_tokens(minilm, sample):
     sentences = mixed_lengths(sample, 5)
-    together = our_outputs(minilm, minilm.params, tokenized(minilm, sentences))[0]
-    alone = our_outputs(minilm, minilm.params, tokenized(minilm, sentences[2:3]))[0][0]
+    together = our_outputs(minilm, minilm.params, tokenized(minilm, sentences))["hidden"]
+    alone = our_outputs(minilm, minilm.params, tokenized(minilm, sentences[2:3]))["hidden"][0]
     assert alone.shape[0] < together.shape[1]
     np.testing.assert_allclose(together[2, : alone.shape[0]], alone, atol=2e-5)

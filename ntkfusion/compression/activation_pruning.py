@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.compression.masks import mask_per_output, pruned_block, surviving_weights
-from ntkfusion.models.activations import get_activation
 from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mlp import Block, MLPBlock
 
@@ -40,7 +39,7 @@ class ActivationPruning(LayerwiseMethod):
         """Score the weights of both matrices by what reaches them, and mask all but the best of every output."""
         inputs = workspace.inputs(index)
         counts = surviving_weights(block, self.kept_neurons(block.hidden_width))
-        hidden = get_activation(block.activation).value(block.preactivation(inputs))
+        hidden = block.hidden(inputs)
         scores = [
             jnp.abs(weights) * jnp.linalg.norm(rows, axis=0)[:, None]
             for weights, rows in ((block.w1, inputs), (block.w2, hidden))

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 from ntkfusion.compression.contract import LayerwiseMethod, Workspace
 from ntkfusion.compression.masks import fraction
 from ntkfusion.compression.neurons import largest, select_neurons
-from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import Block, MLPBlock
 
 
@@ -35,5 +34,5 @@ class ActiveNeurons(LayerwiseMethod):
 
 def contributions(block: MLPBlock, inputs: Float[Array, "N d"]) -> Float[Array, " m"]:
     """rms(a_i) ‖v_i‖ of every neuron: the root mean square of its part of the output."""
-    activations = get_activation(block.activation).value(block.preactivation(inputs))
+    activations = block.hidden(inputs)
     return jnp.sqrt(jnp.mean(activations**2, axis=0)) * jnp.linalg.norm(block.w2, axis=1)

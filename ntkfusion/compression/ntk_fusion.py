@@ -19,7 +19,6 @@ from ntkfusion.compression.refit import refit_output
 from ntkfusion.compression.tuning import Tuning, tune
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.distance import relative_error
-from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import Block, MLPBlock
 
 
@@ -80,7 +79,7 @@ class NTKFusion(LayerwiseMethod):
 
     def _student(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[MLPBlock, dict[str, float]]:
         inputs, count = workspace.inputs(index), self.kept_neurons(block.hidden_width)
-        hidden = get_activation(block.activation).value(block.preactivation(inputs))
+        hidden = block.hidden(inputs)
         selected = select_neurons(block, forward_selection(hidden, block.w2, count))
         student, _ = refit_output(selected, block, inputs)
         student, tuning = tune(

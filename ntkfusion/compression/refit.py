@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from ntkfusion.compression.ridge import ridge
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.checks import check_inputs
-from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 
 
@@ -49,7 +48,7 @@ def refit_output(
         raise InputError(f"refitting needs dense output weights; got a {type(block).__name__}")
     check_inputs(original, x, None)
     block = block.fold()
-    hidden = get_activation(block.activation).value(block.preactivation(x))
+    hidden = block.hidden(x)
     features = hidden if isinstance(block, MLPBlock) else hidden @ block.left2
     weights, bias, penalty, error = ridge(features, original(x), intercept=block.b2 is not None)
     last = {"w2": weights} if isinstance(block, MLPBlock) else {"right2": weights}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from ntkfusion.compression.activation_pruning import ActivationPruning
 from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.autoencoder.method import Autoencoder
 from ntkfusion.compression.contract import Method
-from ntkfusion.compression.improved import Matched, Refitted
+from ntkfusion.compression.improved import Improved, Matched, Refitted
 from ntkfusion.compression.kronecker import Kronecker
 from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.mmd import MMDPoints
@@ -199,3 +200,13 @@ def build_method(name: str, width: float) -> Method:
     for improvement in improvements:
         method = IMPROVEMENTS[improvement](method)
     return method
+
+
+def with_clustering(method: Method, *, restarts: int, allocation: Literal["uniform", "inertia"]) -> Method:
+    """The method, or what it improves, with options for k-means if that is what it does."""
+    if isinstance(method, Improved):
+        inner = with_clustering(method.method, restarts=restarts, allocation=allocation)
+        return dataclasses.replace(method, method=inner)
+    if not isinstance(method, MLPFusion):
+        return method
+    return dataclasses.replace(method, num_restarts=restarts, allocation=allocation)

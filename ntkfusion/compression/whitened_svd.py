@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.svd import LowRankMethod, Triple, thin_svd
 from ntkfusion.errors import InputError
-from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import MLPBlock
 
 
@@ -50,7 +49,7 @@ class WhitenedSVD(LowRankMethod):
         inputs = workspace.inputs(index)
 
         def bases() -> tuple[Array, Array]:
-            hidden = get_activation(block.activation).value(block.preactivation(inputs))
+            hidden = block.hidden(inputs)
             return whitened_basis(block.w1, inputs, self.damping), whitened_basis(block.w2, hidden, self.damping)
 
         first, second = workspace.reuse(("whitened-svd", index, self.damping), bases)

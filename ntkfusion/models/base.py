@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from ntkfusion.models.activations import get_activation
+
 
 def along_last(v: Float[Array, " n"], x: Float[Array, "*batch n"]) -> Float[Array, "*ones n"]:
     """Reshape the vector `v` so that it broadcasts along the last axis of `x` (no implicit rank promotion)."""
@@ -23,6 +25,19 @@ def biased(x: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Floa
 def scaled(x: Float[Array, "*batch n"], constant: Float[Array, " n"] | None) -> Float[Array, "*batch n"]:
     """`x` times a constant that no gradient reaches, if there is one."""
     return x if constant is None else x * along_last(jax.lax.stop_gradient(constant), x)
+
+
+def folded(
+    w1: Float[Array, "i m"],
+    b1: Float[Array, " m"] | None,
+    w2: Float[Array, "m j"],
+    q: Float[Array, " m"] | None,
+    r: Float[Array, " m"] | None,
+) -> tuple[Float[Array, "i m"], Float[Array, " m"] | None, Float[Array, "m j"]]:
+    """Constants multiplied into what stands next to the neurons: r into `w1` and `b1`, q into `w2`."""
+    if r is not None:
+        w1, b1 = w1 * r[None, :], None if b1 is None else b1 * r
+    return w1, b1, w2 if q is None else w2 * q[:, None]
 
 
 class BlockBase:
@@ -56,3 +71,39 @@ class BlockBase:
     def num_parameters(self) -> int:
         """How many trainable numbers the block stores; constants fold away on export and do not count."""
         return sum(math.prod(array.shape) for array in self.parameters().values()) - self.num_pruned
+
+
+class MatrixBlock(BlockBase):
+    """A block with an input matrix ``w1``, [d, m], and an output matrix ``w2``, [m, o], as arrays or codes."""
+
+    w1: Any
+    w2: Any
+
+    @property
+    def hidden_width(self) -> int:
+        """m, the number of neurons."""
+        return self.w1.shape[1]
+
+    @property
+    def model_width(self) -> int:
+        """d, the size of an input."""
+        return self.w1.shape[0]
+
+    @property
+    def output_width(self) -> int:
+        """The size o of an output."""
+        return self.w2.shape[1]
+
+
+class NeuronBlock(BlockBase):
+    """A block of neurons ``q_i σ(h_i)`` with a preactivation h."""
+
+    activation: str
+
+    def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
+        """What σ is applied to."""
+        raise NotImplementedError
+
+    def hidden(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
+        """σ of the preactivation, without q."""
+        return get_activation(self.activation).value(self.preactivation(x))

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from ntkfusion.models.base import BlockBase
+from ntkfusion.models.base import BlockBase, MatrixBlock
 from ntkfusion.models.codes import MatrixCode, named_arrays, with_arrays
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.pytree import pytree, static
 
 
 @pytree
-class CodedBlock(BlockBase):
+class CodedBlock(MatrixBlock):
     """A dense MLP block ``f(x) = W2ᵀ σ(W1ᵀ x + b1) + b2`` that stores codes of W1 and W2.
 
     Its parameters are the stored numbers, under names such as ``w1/latents`` and ``w1/decoder/0/kernel``. Blocks whose
@@ -42,21 +42,6 @@ class CodedBlock(BlockBase):
     w2: MatrixCode
     b2: Float[Array, " o"] | None
     activation: str = static(default="gelu")
-
-    @property
-    def hidden_width(self) -> int:
-        """m, the number of neurons."""
-        return self.w1.shape[1]
-
-    @property
-    def model_width(self) -> int:
-        """d, the size of an input."""
-        return self.w1.shape[0]
-
-    @property
-    def output_width(self) -> int:
-        """The size o of an output."""
-        return self.w2.shape[1]
 
     @property
     def num_pruned(self) -> int:

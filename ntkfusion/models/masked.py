@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.activations import get_activation
-from ntkfusion.models.base import BlockBase, biased, scaled
+from ntkfusion.models.base import MatrixBlock, NeuronBlock, biased, folded, scaled
 from ntkfusion.models.pytree import pytree, static
 
 
 @pytree
-class MaskedBlock(BlockBase):
+class MaskedBlock(MatrixBlock, NeuronBlock):
     """An MLP block with pruned weights, ``f(x) = (W2 ∘ M2)ᵀ (q ∘ σ(r ∘ ((W1 ∘ M1)ᵀ x + b1))) + b2``.
 
     Masks, q and r are constants: they are never trained, and no gradient reaches a weight that a mask removes. What is
@@ -53,21 +52,6 @@ class MaskedBlock(BlockBase):
     CONSTANTS = ("mask1", "mask2", "q", "r")
 
     @property
-    def hidden_width(self) -> int:
-        """m, the number of neurons."""
-        return self.w1.shape[1]
-
-    @property
-    def model_width(self) -> int:
-        """d, the size of an input."""
-        return self.w1.shape[0]
-
-    @property
-    def output_width(self) -> int:
-        """The size o of an output."""
-        return self.w2.shape[1]
-
-    @property
     def mask_bits(self) -> int:
         """Bits that say which weights survive, one per weight."""
         return self.mask1.size + self.mask2.size
@@ -99,16 +83,12 @@ class MaskedBlock(BlockBase):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        hidden = scaled(self.hidden(x), self.q)
         return biased(hidden @ self.kept2, self.b2)
 
     def fold(self) -> MaskedBlock:
         """The same function without q and r: r multiplied into W1 and b1, q into W2."""
-        w1, b1, w2 = self.w1, self.b1, self.w2
-        if self.r is not None:
-            w1, b1 = w1 * self.r[None, :], None if b1 is None else b1 * self.r
-        if self.q is not None:
-            w2 = w2 * self.q[:, None]
+        w1, b1, w2 = folded(self.w1, self.b1, self.w2, self.q, self.r)
         return self.replace(w1=w1, b1=b1, w2=w2, q=None, r=None)
 
     def merge(self) -> Any:

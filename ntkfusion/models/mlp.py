@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.models.activations import get_activation
-from ntkfusion.models.base import BlockBase, biased, scaled
+from ntkfusion.models.base import MatrixBlock, NeuronBlock, biased, folded, scaled
 from ntkfusion.models.coded import CodedBlock
 from ntkfusion.models.gated import GatedBlock
 from ntkfusion.models.masked import MaskedBlock
@@ -23,7 +22,7 @@ from ntkfusion.models.pytree import pytree, static
 
 
 @pytree
-class MLPBlock(BlockBase):
+class MLPBlock(MatrixBlock, NeuronBlock):
     """A dense MLP block ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``.
 
     Attributes:
@@ -53,42 +52,23 @@ class MLPBlock(BlockBase):
 
     CONSTANTS = ("q", "r")
 
-    @property
-    def hidden_width(self) -> int:
-        """m, the number of neurons."""
-        return self.w1.shape[1]
-
-    @property
-    def model_width(self) -> int:
-        """d, the size of an input."""
-        return self.w1.shape[0]
-
-    @property
-    def output_width(self) -> int:
-        """The size o of an output."""
-        return self.w2.shape[1]
-
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
         """R ∘ (W1ᵀ x + b1), what σ is applied to."""
         return scaled(biased(x @ self.w1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        hidden = scaled(self.hidden(x), self.q)
         return biased(hidden @ self.w2, self.b2)
 
     def fold(self) -> MLPBlock:
         """The same function without constants: r multiplied into W1 and b1, q into W2."""
-        w1, b1, w2 = self.w1, self.b1, self.w2
-        if self.r is not None:
-            w1, b1 = w1 * self.r[None, :], None if b1 is None else b1 * self.r
-        if self.q is not None:
-            w2 = w2 * self.q[:, None]
+        w1, b1, w2 = folded(self.w1, self.b1, self.w2, self.q, self.r)
         return self.replace(w1=w1, b1=b1, w2=w2, q=None, r=None)
 
 
 @pytree
-class FactorizedBlock(BlockBase):
+class FactorizedBlock(NeuronBlock):
     """An MLP block whose two weight matrices are products, ``W1 = left1 right1`` and ``W2 = left2 right2``.
 
     The function depends on the products only; the kernels depend on the split (left C, C⁻¹ right have others). Its
@@ -139,16 +119,12 @@ class FactorizedBlock(BlockBase):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         """The block's outputs for inputs `x`."""
-        hidden = scaled(get_activation(self.activation).value(self.preactivation(x)), self.q)
+        hidden = scaled(self.hidden(x), self.q)
         return biased((hidden @ self.left2) @ self.right2, self.b2)
 
     def fold(self) -> FactorizedBlock:
         """The same function without constants: r multiplied into right1 and b1, q into left2."""
-        right1, b1, left2 = self.right1, self.b1, self.left2
-        if self.r is not None:
-            right1, b1 = right1 * self.r[None, :], None if b1 is None else b1 * self.r
-        if self.q is not None:
-            left2 = left2 * self.q[:, None]
+        right1, b1, left2 = folded(self.right1, self.b1, self.left2, self.q, self.r)
         return self.replace(right1=right1, b1=b1, left2=left2, q=None, r=None)
 
     def merge(self) -> MLPBlock:

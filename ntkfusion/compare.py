@@ -13,9 +13,7 @@ from jaxtyping import Array, Float
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.compression.compress import check_layers
 from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace
-from ntkfusion.compression.improved import Improved
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.compression.registry import METHODS, build_method
+from ntkfusion.compression.registry import METHODS, build_method, with_clustering
 from ntkfusion.conditions import check_seed, command_line, describe_model, describe_text, environment, read_text
 from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, unseen_sentences
 from ntkfusion.data.text import split_sentences
@@ -45,16 +43,8 @@ class Plan:
 
     def build(self, name: str, width: float) -> Method:
         """The method of that name at a width, with the run's options for k-means."""
-        return _with_options(build_method(name, width), self.options)
-
-
-def _with_options(method: Method, options: Compare) -> Method:
-    """The method, or what it improves, with the run's options for k-means if that is what it does."""
-    if isinstance(method, Improved):
-        return dataclasses.replace(method, method=_with_options(method.method, options))
-    if not isinstance(method, MLPFusion):
-        return method
-    return dataclasses.replace(method, num_restarts=options.restarts, allocation=options.allocation)
+        options = self.options
+        return with_clustering(build_method(name, width), restarts=options.restarts, allocation=options.allocation)
 
 
 def method_names(asked: Sequence[str]) -> tuple[str, ...]:

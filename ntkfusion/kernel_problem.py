@@ -188,16 +188,20 @@ def network_function(
     def run(params: Any, example: Any) -> Any:
         return model.apply(params, **{name: leaf[None] for name, leaf in example.items()})
 
-    if model.config.num_labels is not None:
+    if model.config.head == "sequence-classification":
         return lambda params, example: run(params, example).logits[0], f"{model.config.num_labels} logits", {}
     width = model.config.hidden_size
     if readouts > width:
         raise InputError(f"--readouts must be at most the model width {width}, got {readouts}")
     directions = jax.random.normal(jax.random.key(seed), (width, readouts))
     directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
-    words = f"{readouts} random unit directions (seed {seed}) of the last hidden state of the first token"
+    which = model.config.readout_token
+    words = f"{readouts} random unit directions (seed {seed}) of the last hidden state of the {which} token"
 
     def f(params: Any, example: Any) -> Float[Array, " C"]:
-        return run(params, example).last_hidden_state[0, 0] @ directions
+        states = run(params, example).last_hidden_state[0]
+        if which == "first":
+            return states[0] @ directions
+        return states[jnp.sum(example["attention_mask"]) - 1] @ directions
 
     return f, words, {"readout_directions": np.asarray(directions)}

@@ -10,6 +10,8 @@ import tyro
 
 ModelArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Format = Literal["hf", "flax", "ntkfusion"]
+Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,76 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compress:
+    """Compress a model's MLP blocks by one method, measure what that did, and save the smaller model.
+
+    Attributes:
+        model: `minilm` (the packaged demo model), a checkpoint folder, or a hub id such as `org/name`.
+        method: Name of a method; `ntkfusion compare --list-methods` explains them.
+        width: Kept fraction of the hidden width, above 0 and at most 1.
+        layers: Indices of the MLP blocks to compress; by default all.
+        text: A UTF-8 file with one sentence per line, for calibration and, on other sentences, measurement; by default
+            sentences that ship with the package.
+        calibration_tokens: Tokens for methods that look at text; all that there are, if fewer.
+        tokens: Held-out tokens that outputs and kernels are measured on.
+        restarts: Restarts of k-means.
+        allocation: How MLP Fusion spends its neurons: `uniform` or `inertia`, see `ntkfusion compare --help`.
+        seed: Drives every random choice; same seed, same machine, same numbers.
+        out: Folder for the model; by default results/NAME-METHOD-WIDTH.
+        format: `hf` is a Hugging Face folder that transformers loads; constants are folded into the weights, which
+            keeps the function and changes its kernels. `ntkfusion` keeps everything, and only this library reads it.
+            `flax` is a Flax msgpack file with Hugging Face's names.
+        pad: Fill layers of different widths up to the widest with zero neurons (hf and flax).
+        merge: Multiply factorised or coded weights out to dense ones (hf and flax).
+        dtype: How weights are stored, such as float16; by default each tensor as in the original's file.
+        overwrite: Replace an earlier result in that folder.
+    """
+
+    model: ModelArgument
+    method: str
+    width: float = 0.25
+    layers: tuple[int, ...] = ()
+    text: Path | None = None
+    calibration_tokens: int = 8192
+    tokens: int = 512
+    restarts: int = 10
+    allocation: Literal["uniform", "inertia"] = "uniform"
+    seed: int = 0
+    out: Path | None = None
+    format: Format = "hf"
+    pad: Flag = False
+    merge: Flag = False
+    dtype: Dtype | None = None
+    overwrite: Flag = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Rewrite a checkpoint in another format, with an account of every tensor.
+
+    Reads Hugging Face safetensors (single or sharded), Flax msgpack and this library's own folders. Torch pickles are
+    never opened.
+
+    Attributes:
+        model: The checkpoint: `minilm`, a folder, or a hub id such as `org/name`.
+        out: Folder to write.
+        format: `hf`, `flax` or `ntkfusion`, as for `ntkfusion compress`.
+        pad: Fill layers of different widths up to the widest with zero neurons (hf and flax).
+        merge: Multiply factorised or coded weights out to dense ones (hf and flax).
+        dtype: How weights are stored, such as float16; by default each tensor as in the original's file.
+        overwrite: Replace an earlier result in that folder.
+    """
+
+    model: ModelArgument
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    format: Format = "hf"
+    pad: Flag = False
+    merge: Flag = False
+    dtype: Dtype | None = None
+    overwrite: Flag = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Kernel:
     """Compute the exact neural tangent kernel of one MLP block, of all MLP blocks or of the whole network, on text.
 
@@ -85,7 +157,7 @@ class Kernel:
         examples: Sentences of a network kernel.
         max_length: Sentences of a network kernel are cut to this many tokens, special ones included.
         readouts: Outputs of a network without classification head: so many random unit directions of the last hidden
-            state of the first token. A network with a head has its logits.
+            state of the first token (GPT-2: the last). A network with a classification head has its logits.
         seed: Drives every random choice; same seed, same machine, same numbers.
         memory_limit: What the computation may take, such as 4GiB; by default a safe share of what is available. It
             changes how many examples are taken at a time, not the result.

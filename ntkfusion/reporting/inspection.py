@@ -102,7 +102,8 @@ def memory_table(model: Model) -> Table:
     length = min(LENGTH, model.config.max_length or LENGTH)
     ids = jax.ShapeDtypeStruct((EXAMPLES, length), jnp.int32)
     examples = {"input_ids": ids, "attention_mask": ids}
-    of = f"{EXAMPLES} sentences of {length} tokens, C={model.config.num_labels or 2}"
+    outputs = model.config.num_labels if model.config.head == "sequence-classification" else 2
+    of = f"{EXAMPLES} sentences of {length} tokens, C={outputs}"
     _add_estimate(table, "network", of, lambda: estimate_network_kernel(f, model.params, examples))
     return table
 

@@ -135,7 +135,9 @@ def _compare(matching: Matching, expected: Params, config: ModelConfig) -> _Comp
     known = {key: found for key, found in matching.found.items() if key in shapes}
     extra = [found for key, found in matching.found.items() if key not in shapes]
     defects = {key: _defects(found, shapes[key]) for key, found in known.items()}
-    ties = _ties(matching, extra, {key for key, found in defects.items() if not found})
+    sound = {key for key, found in defects.items() if not found}
+    # an output layer that is not tied is a head's own, which the model may be loaded without
+    ties = _ties(matching, [found for found in extra if config.tie_word_embeddings or not found.place.optional], sound)
     tied = {found.info.name for found, _ in ties}
     untied = [found for found in extra if found.info.name not in tied]
     problems = [

@@ -21,6 +21,7 @@ _CLASSES: dict[str, Head] = {
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "masked-lm",
     "LMHeadModel": "causal-lm",
+    "DoubleHeadsModel": "causal-lm",
     "ForCausalLM": "causal-lm",
     "ForConditionalGeneration": "seq2seq-lm",
 }
@@ -60,12 +61,20 @@ def _from_file(config: ModelConfig, matching: Matching, original: Mapping[str, A
     if said in there:
         return said
     own: list[Head] = [head for head in there if _found_of(matching, head)]
+    if not name and not own and _has_prefix(matching):
+        return there[0] if there else None  # a head that is tied leaves nothing of its own
     return next((head for head in own if config.may_have(head, matching.found.keys())), None)
 
 
 def _found_of(matching: Matching, head: Head) -> list[str]:
     """Paths of a head's own parameters that the file holds."""
     return [rule.path for rule in matching.table.heads.get(head, ()) if rule.path in matching.found]
+
+
+def _has_prefix(matching: Matching) -> bool:
+    """Whether the names are those of a network with a head."""
+    prefix = matching.table.prefix
+    return prefix != "" and any(found.info.name.startswith(prefix) for found in matching.found.values())
 
 
 def _is_there(config: ModelConfig, matching: Matching, head: Head) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ntkfusion.checkpoints.bert_names import BERT
+from ntkfusion.checkpoints.gpt2_names import GPT2
 from ntkfusion.checkpoints.names import NameTable
 from ntkfusion.models.config import ModelConfig
 
-_TABLES: dict[str, NameTable] = {"bert": BERT}
+_TABLES: dict[str, NameTable] = {"bert": BERT, "gpt2": GPT2}
 
 
 def table_of(config: ModelConfig) -> NameTable:

@@ -8,9 +8,13 @@ from typing import Any
 from ntkfusion.errors import InputError
 from ntkfusion.models.bert_config import bert_config
 from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.gpt2_config import gpt2_config
 
 #: ``model_type`` in config.json → its reader.
-CONFIG_READERS: dict[str, Callable[[Mapping[str, Any]], ModelConfig]] = {"bert": bert_config}
+CONFIG_READERS: dict[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
+    "bert": bert_config,
+    "gpt2": gpt2_config,
+}
 
 
 def read_config(config: Mapping[str, Any]) -> ModelConfig:

@@ -14,6 +14,9 @@ from ntkfusion.errors import InputError
 #: The largest value any size in a configuration may have: beyond it a file is damaged, not large.
 LARGEST_SIZE = 2**24
 
+#: The number of a token, from 0.
+TokenId: TypeAlias = int
+
 #: What a network has behind its last layer, beside nothing.
 Head: TypeAlias = Literal[
     "sequence-classification",
@@ -55,6 +58,8 @@ class ModelConfig(ABC):
     HEADS: ClassVar[tuple[Head, ...]] = ()
     #: Fields that are not keys of ``config.json``.
     OWN_FIELDS: ClassVar[tuple[str, ...]] = ("head", "num_labels", "mlp_layouts")
+    #: The field that is the hidden width of every original MLP block.
+    WIDTH_FIELD: ClassVar[str] = "intermediate_size"
 
     def __post_init__(self) -> None:
         check_values(type(self), vars(self))
@@ -114,6 +119,11 @@ class ModelConfig(ABC):
         return tuple(range(len(self.block_paths)))
 
     @property
+    def num_stored_layers(self) -> int:
+        """How many layers have weights of their own."""
+        return self.num_layers
+
+    @property
     def fewest_tensors(self) -> int:
         """At least so many tensors are in every checkpoint of this configuration."""
         return self.num_layers
@@ -152,6 +162,8 @@ def check_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> None:
         match str(field.type).removesuffix(" | None"):
             case "int":
                 _check_size(field.name, value)
+            case "TokenId":
+                _check_size(field.name, value, smallest=0)
             case "float" if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e3:
                 raise InputError(f"config: {field.name} must be a small non-negative number, got {value!r}")
             case "str" if not isinstance(value, str):
@@ -162,9 +174,9 @@ def check_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> None:
                 pass
 
 
-def _check_size(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIZE:
-        raise InputError(f"config: {name} must be a whole number from 1 to {LARGEST_SIZE}, got {value!r}")
+def _check_size(name: str, value: Any, smallest: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= LARGEST_SIZE:
+        raise InputError(f"config: {name} must be a whole number from {smallest} to {LARGEST_SIZE}, got {value!r}")
 
 
 def known_values(cls: type[ModelConfig], config: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _has_prefix(matching: Matching) -> bool:
 def _is_there(config: ModelConfig, matching: Matching, head: Head) -> bool:
     """Whether the file holds something of a head, or the head needs nothing that the base has not."""
     rules = matching.table.heads.get(head, ())
-    tied = config.tie_word_embeddings and all(rule.path in matching.table.tied for rule in rules)
+    tied = config.tie_word_embeddings and bool(rules) and all(rule.path in matching.table.tied for rule in rules)
     return tied or bool(_found_of(matching, head))
 
 

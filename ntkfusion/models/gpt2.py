@@ -3,8 +3,8 @@
 Dropout is where PyTorch's class has it, and does nothing unless a module is called with ``deterministic=False``.
 Shapes: B batch, T positions, S positions that can be attended to, d model width, H heads, e width of a head.
 
-With a collection ``cache`` (`empty_cache`) a call continues where the one before stopped: T new tokens attend to what is
-stored, and are stored themselves.
+With a collection ``cache`` (`empty_cache`) a call continues where the one before stopped: T new tokens attend to what
+is stored, and are stored themselves.
 """
 
 from __future__ import annotations

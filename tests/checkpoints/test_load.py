@@ -126,7 +126,7 @@ def test_config_that_is_a_folder(folder):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_type": "gpt2"}, "config.json: model_type 'gpt2' is not supported; supported: bert"),
+        ({"model_type": "llama"}, "config.json: model_type 'llama' is not supported; supported: bert"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "asks to run code from the checkpoint, which is never done"),
         ({"hidden_size": 10**15}, "hidden_size must be a whole number from 1 to 16777216"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number"),

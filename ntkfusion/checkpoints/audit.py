@@ -121,8 +121,8 @@ def _audit(matching: Matching, comparison: _Comparison) -> Audit:
 def _refuse_absurd_sizes(opened: TensorSource, matching: Matching, config: ModelConfig) -> None:
     """Raise for more layers or experts than the file has tensors: to compare them one by one would take forever."""
     there = max(len(opened.tensors), 1)
-    if config.num_layers > there:
-        problem = f"config.json asks for {config.num_layers} layers, the weights have {len(matching.layers)}"
+    if config.num_stored_layers > there:
+        problem = f"config.json asks for {config.num_stored_layers} layers, the weights have {len(matching.layers)}"
     elif config.fewest_tensors > there:
         problem = f"config.json asks for at least {config.fewest_tensors} tensors, the weights have {there}"
     else:

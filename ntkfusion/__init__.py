@@ -16,6 +16,7 @@ from ntkfusion._version import __version__
 
 if TYPE_CHECKING:
     from ntkfusion.checkpoints.load import load_model
+    from ntkfusion.checkpoints.save import save_model
     from ntkfusion.clustering.kmeans import KMeansResult, kmeans, kmeans_batch
     from ntkfusion.compression.activation_pruning import ActivationPruning
     from ntkfusion.compression.active_neurons import ActiveNeurons
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from ntkfusion.models.bert_config import BertConfig
     from ntkfusion.models.coded import CodedBlock, as_dense_weights
     from ntkfusion.models.gated import GatedBlock
+    from ntkfusion.models.generation import generate
+    from ntkfusion.models.gpt2_config import GPT2Config
     from ntkfusion.models.masked import MaskedBlock
     from ntkfusion.models.mixture import MixtureBlock
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
@@ -87,6 +90,8 @@ _HOMES = {
     "Estimate": "kernels.estimate",
     "MixtureBlock": "models.mixture",
     "GatedBlock": "models.gated",
+    "GPT2Config": "models.gpt2_config",
+    "generate": "models.generation",
     "MaskedBlock": "models.masked",
     "sequence_kernel": "kernels.sequence",
     "full_kernel_distance": "kernels.full_distance",
@@ -130,6 +135,7 @@ _HOMES = {
     "kmeans_batch": "clustering.kmeans",
     "load_kernel_file": "reporting.kernel_file",
     "load_model": "checkpoints.load",
+    "save_model": "checkpoints.save",
     "network_kernel": "kernels.network",
     "random_model": "models.model",
 }
@@ -150,6 +156,7 @@ __all__ = [
     "Estimate",
     "FactorizedBlock",
     "FullKernelDistance",
+    "GPT2Config",
     "GatedBlock",
     "InputError",
     "KMeansResult",
@@ -194,6 +201,7 @@ __all__ = [
     "estimate_sequence_kernel",
     "fetch",
     "full_kernel_distance",
+    "generate",
     "kernel_distance",
     "kmeans",
     "kmeans_batch",
@@ -205,6 +213,7 @@ __all__ = [
     "random_model",
     "refit_output",
     "row_mesh",
+    "save_model",
     "sequence_kernel",
     "tune",
 ]

@@ -139,3 +139,13 @@ class MixtureBlock(BlockBase):
         chosen, probabilities = self.route(x)
         weight = jnp.take_along_axis(probabilities, chosen[..., None], axis=-1)
         return weight * self.expert_output(x, chosen)
+
+
+def mixture_layout(expert: Any, num_experts: int) -> Any:
+    """The layout of a mixture of `num_experts` experts with the layout `expert`, its router trained, in float32."""
+
+    def zeros(one: Any) -> MixtureBlock:
+        router = jnp.zeros((one.model_width, num_experts), jnp.float32)
+        return MixtureBlock(router, jax.tree.map(lambda leaf: jnp.zeros((num_experts, *leaf.shape), leaf.dtype), one))
+
+    return jax.eval_shape(zeros, expert)

@@ -5,51 +5,74 @@ from __future__ import annotations
 from ntkfusion.checkpoints.names import LAYER, NameTable, Rule
 
 
-def _linear(
+def linear(
     tensor: str, path: str, weight: str = "kernel", bias: str = "bias", *, optional: bool = False
 ) -> tuple[Rule, Rule]:
+    """PyTorch's Linear."""
     return (
         Rule(f"{tensor}.weight", f"{path}/{weight}", transposed=True, optional=optional),
         Rule(f"{tensor}.bias", f"{path}/{bias}", optional=optional),
     )
 
 
-def _layer_norm(tensor: str, path: str) -> tuple[Rule, Rule]:
+def layer_norm(tensor: str, path: str) -> tuple[Rule, Rule]:
+    """A LayerNorm."""
     # TensorFlow's names live on in early PyTorch checkpoints
     scale = Rule(f"{tensor}.weight", f"{path}/scale", aliases=(f"{tensor}.gamma",))
     return scale, Rule(f"{tensor}.bias", f"{path}/bias", aliases=(f"{tensor}.beta",))
 
 
-def _embedding(name: str) -> Rule:
+def embedding(name: str) -> Rule:
+    """One of the three tables."""
     return Rule(f"embeddings.{name}_embeddings.weight", f"embeddings/{name}/embedding")
 
 
 _THEIRS = f"encoder.layer.{LAYER}"
 _OURS = f"layer_{LAYER}"
 
+#: The bare network, the same in RoBERTa.
+ENCODER = (
+    embedding("word"),
+    embedding("position"),
+    embedding("token_type"),
+    *layer_norm("embeddings.LayerNorm", "embeddings/norm"),
+    *linear(f"{_THEIRS}.attention.self.query", f"{_OURS}/attention/query"),
+    *linear(f"{_THEIRS}.attention.self.key", f"{_OURS}/attention/key"),
+    *linear(f"{_THEIRS}.attention.self.value", f"{_OURS}/attention/value"),
+    *linear(f"{_THEIRS}.attention.output.dense", f"{_OURS}/attention/output"),
+    *layer_norm(f"{_THEIRS}.attention.output.LayerNorm", f"{_OURS}/attention_norm"),
+    *linear(f"{_THEIRS}.intermediate.dense", f"{_OURS}/mlp", "w1", "b1"),
+    *linear(f"{_THEIRS}.output.dense", f"{_OURS}/mlp", "w2", "b2"),
+    *layer_norm(f"{_THEIRS}.output.LayerNorm", f"{_OURS}/mlp_norm"),
+    *linear("pooler.dense", "pooler", optional=True),
+)
+#: What the decoder of a masked language model is, unless it is untied.
+DECODER_TIES = {"lm_head/decoder/kernel": "embeddings/word/embedding", "lm_head/decoder/bias": "lm_head/bias"}
+#: Buffers in the files of older versions.
+BUFFERS = {r"(\w+\.)?embeddings\.(position_ids|token_type_ids)": "a buffer that every model makes anew"}
+
+
+def lm_head(tensor: str, dense: str, norm: str) -> tuple[Rule, ...]:
+    """The head of a masked language model below `tensor`, whose parts are named differently everywhere."""
+    return (
+        *linear(f"{tensor}.{dense}", "lm_head/dense"),
+        *layer_norm(f"{tensor}.{norm}", "lm_head/norm"),
+        Rule(f"{tensor}.bias", "lm_head/bias"),
+        *linear(f"{tensor}.decoder", "lm_head/decoder"),
+    )
+
+
 BERT = NameTable(
     architecture="BERT",
     prefix="bert.",
-    base=(
-        _embedding("word"),
-        _embedding("position"),
-        _embedding("token_type"),
-        *_layer_norm("embeddings.LayerNorm", "embeddings/norm"),
-        *_linear(f"{_THEIRS}.attention.self.query", f"{_OURS}/attention/query"),
-        *_linear(f"{_THEIRS}.attention.self.key", f"{_OURS}/attention/key"),
-        *_linear(f"{_THEIRS}.attention.self.value", f"{_OURS}/attention/value"),
-        *_linear(f"{_THEIRS}.attention.output.dense", f"{_OURS}/attention/output"),
-        *_layer_norm(f"{_THEIRS}.attention.output.LayerNorm", f"{_OURS}/attention_norm"),
-        *_linear(f"{_THEIRS}.intermediate.dense", f"{_OURS}/mlp", "w1", "b1"),
-        *_linear(f"{_THEIRS}.output.dense", f"{_OURS}/mlp", "w2", "b2"),
-        *_layer_norm(f"{_THEIRS}.output.LayerNorm", f"{_OURS}/mlp_norm"),
-        *_linear("pooler.dense", "pooler", optional=True),
-    ),
-    heads={"sequence-classification": _linear("classifier", "classifier")},
-    labels={"sequence-classification": "classifier/kernel"},
-    left_aside={
-        r"(bert\.)?embeddings\.(position_ids|token_type_ids)": "a buffer that every model makes anew",
-        r"cls\..*": "a pretraining head (masked words, next sentence), which is not modelled",
-        r"qa_outputs\..*": "a question answering head, which is not modelled",
+    base=ENCODER,
+    heads={
+        "sequence-classification": linear("classifier", "classifier"),
+        "token-classification": linear("classifier", "classifier"),
+        "question-answering": linear("qa_outputs", "qa_outputs"),
+        "masked-lm": lm_head("cls.predictions", "transform.dense", "transform.LayerNorm"),
     },
+    labels={"sequence-classification": "classifier/kernel", "token-classification": "classifier/kernel"},
+    tied=DECODER_TIES,
+    left_aside={**BUFFERS, r"cls\.seq_relationship\..*": "a next sentence head, which is not modelled"},
 )

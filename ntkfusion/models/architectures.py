@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ntkfusion.errors import InputError
+from ntkfusion.models.albert_config import albert_config
 from ntkfusion.models.bert_config import bert_config
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.gpt2_config import gpt2_config
+from ntkfusion.models.roberta_config import roberta_config
+from ntkfusion.models.switch_config import switch_config
 
 #: ``model_type`` in config.json → its reader.
 CONFIG_READERS: dict[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "bert": bert_config,
+    "roberta": roberta_config,
+    "xlm-roberta": roberta_config,
+    "albert": albert_config,
     "gpt2": gpt2_config,
+    "switch_transformers": switch_config,
 }
 
 

@@ -14,8 +14,8 @@ from ntkfusion.errors import InputError
 #: The largest value any size in a configuration may have: beyond it a file is damaged, not large.
 LARGEST_SIZE = 2**24
 
-#: The number of a token, from 0.
-TokenId: TypeAlias = int
+#: A size that may be 0, or the number of something that is counted from 0.
+Index: TypeAlias = int
 
 #: What a network has behind its last layer, beside nothing.
 Head: TypeAlias = Literal[
@@ -162,7 +162,7 @@ def check_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> None:
         match str(field.type).removesuffix(" | None"):
             case "int":
                 _check_size(field.name, value)
-            case "TokenId":
+            case "Index":
                 _check_size(field.name, value, smallest=0)
             case "float" if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e3:
                 raise InputError(f"config: {field.name} must be a small non-negative number, got {value!r}")

@@ -133,16 +133,13 @@ def encoder_hf_config(config: EncoderConfig) -> dict[str, Any]:
     """The keys of ``config.json`` for an encoder.
 
     Args:
-        config: the configuration. Blocks that all have the same width give `intermediate_size`.
+        config: the configuration; its `mlp_layouts` are not looked at.
 
     Returns:
         Key → value.
     """
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.OWN_FIELDS]
     values: dict[str, Any] = {"model_type": config.model_type, **{name: getattr(config, name) for name in names}}
-    widths = {layout.hidden_width for layout in config.mlp_layouts}
-    if len(widths) == 1:
-        values["intermediate_size"] = widths.pop()
     if config.head in WITH_LABELS:
         values["num_labels"] = config.num_labels
     return values

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.config import Head, TokenId, known_values
+from ntkfusion.models.config import Head, Index, known_values
 from ntkfusion.models.encoder_config import REQUIRED, encoder_hf_config, refuse_variants
 
 
@@ -21,7 +21,7 @@ class RobertaConfig(BertConfig):
     """
 
     vocab_size: int = 50265
-    pad_token_id: TokenId = 1
+    pad_token_id: Index = 1
 
     POOLED_HEADS: ClassVar[tuple[Head, ...]] = ()
 

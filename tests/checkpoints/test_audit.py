@@ -25,13 +25,13 @@ def problems_of(folder):
 def test_every_tensor_is_accounted_for(folder):
     aside = {
         "embeddings.position_ids": "a buffer",
-        "cls.predictions.bias": "pretraining head",
-        "cls.seq_relationship.weight": "pretraining head",
-        "qa_outputs.weight": "question answering head",
+        "cls.predictions.bias": "the model is loaded with no head",
+        "cls.seq_relationship.weight": "next sentence head",
+        "qa_outputs.weight": "the model is loaded with no head",
     }
     names = set(folder.tensors)
     folder.tensors |= {name: np.full((1, 9), np.nan) for name in aside}
-    model, audit = load_with_audit(folder.write())
+    model, audit = load_with_audit(folder.write(), head=None)
     assert set(audit.loaded) == names
     assert audit.left_aside.keys() == aside.keys()
     assert all(reason in audit.left_aside[name] for name, reason in aside.items())
@@ -146,14 +146,29 @@ def test_weights_without_a_tensor(folder):
         load_model(folder.path)
 
 
-def test_head_without_a_pooler_is_left_aside(folder):
+def test_classifier_without_a_pooler_reads_every_token(folder):
     del folder.tensors["pooler.dense.weight"], folder.tensors["pooler.dense.bias"]
     folder.tensors["classifier.weight"] = np.ones((3, 8), np.float32)
     folder.tensors["classifier.bias"] = np.ones(3, np.float32)
     model, audit = load_with_audit(folder.write())
-    assert (model.config.add_pooler, model.config.num_labels) == (False, None)
-    assert list(audit.left_aside) == ["classifier.bias", "classifier.weight"]
-    assert "without this part" in audit.left_aside["classifier.bias"]
+    assert (model.config.head, model.config.add_pooler, model.config.num_labels) == ("token-classification", False, 3)
+    assert not audit.left_aside
+    folder.config["architectures"] = ["BertForSequenceClassification"]
+    missing = (
+        "pooler.dense.bias is missing, expected shape (8,)",
+        "pooler.dense.weight is missing, expected shape (8, 8)",
+    )
+    assert problems_of(folder) == missing
+
+
+def test_pooler_that_no_head_reads_is_left_aside(folder):
+    folder.tensors["qa_outputs.weight"] = np.ones((2, 8), np.float32)
+    folder.tensors["qa_outputs.bias"] = np.ones(2, np.float32)
+    model, audit = load_with_audit(folder.write())
+    assert (model.config.head, model.config.add_pooler) == ("question-answering", False)
+    assert list(audit.left_aside) == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert "without this part" in audit.left_aside["pooler.dense.bias"]
+    assert load_model(folder.path, head=None).config.add_pooler
 
 
 def test_half_a_head(folder):

@@ -13,8 +13,8 @@ from ntkfusion.models.activations import get_activation
 from ntkfusion.models.config import LARGEST_SIZE, Head, ModelConfig, known_values
 from ntkfusion.models.mlp import dense_layout
 
-#: A row of the vocabulary; unlike a size it may be 0, or outside the vocabulary for "no token at all".
-TokenId: TypeAlias = int
+#: The number of a token; it may be outside the vocabulary (−1 in some checkpoints), which is no token at all.
+PadToken: TypeAlias = int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class GPT2Config(ModelConfig):
     classifier_dropout: float | None = None
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
-    pad_token_id: TokenId | None = None
+    pad_token_id: PadToken | None = None
 
     HEADS: ClassVar[tuple[Head, ...]] = (
         "causal-lm",
@@ -50,6 +50,7 @@ class GPT2Config(ModelConfig):
         "token-classification",
         "question-answering",
     )
+    WIDTH_FIELD: ClassVar[str] = "n_inner"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,4 +140,6 @@ def hf_config(config: GPT2Config) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in sorted(names - {"hidden_size"})}
     if config.classifier_dropout is None:
         del values["classifier_dropout"]
+    if config.num_labels is not None:
+        values["num_labels"] = config.num_labels
     return {"model_type": config.model_type, "n_embd": config.hidden_size, **values}

@@ -1,0 +1,107 @@
+"""`save_model`: a model of any kind → a folder that can be loaded elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ntkfusion.checkpoints.classes import transformers_class
+from ntkfusion.checkpoints.export import exportable
+from ntkfusion.checkpoints.hf_folder import Plan, write_hf
+from ntkfusion.checkpoints.model_card import Notes, model_card
+from ntkfusion.checkpoints.outgoing import check_dtype, digests_of, named_outgoing
+from ntkfusion.errors import InputError
+from ntkfusion.folders import check_output, new_folder
+from ntkfusion.models.model import Model
+
+#: What `save_model` can write.
+Format: TypeAlias = Literal["hf", "flax", "ntkfusion"]
+_WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf}
+
+#: Bytes of tensors above which weights are split over several files.
+MAX_SHARD_SIZE = 5 * 10**9
+
+
+def save_model(
+    model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    format: Format = "hf",  # noqa: A002 (the word that users know)
+    dtype: str | None = None,
+    pad: bool = False,
+    merge: bool = False,
+    overwrite: bool = False,
+    notes: Notes | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
+) -> Path:
+    """Write a model: weights, configuration, tokenizer files, and a README.md that says how it was made.
+
+    The folder is whole or not there. Constants of compressed blocks are folded into the weights and masks applied
+    (formats "hf" and "flax"): the function stays, its kernels may not. What `load_model` read is written back bit for
+    bit.
+
+    Args:
+        model: the model.
+        folder: where to; its parents are made if need be.
+        format: ``"hf"``: a Hugging Face folder, which transformers loads. ``"flax"``: a Flax msgpack file with Hugging
+            Face's names. ``"ntkfusion"``: this library's own format, which keeps compressed blocks as they are.
+        dtype: how tensors are stored, such as ``"float16"``; by default each as the original's file stored it, and
+            single or double precision, as in memory, if there was none.
+        pad: fill MLP blocks of different widths up to the widest with zero neurons ("hf" and "flax").
+        merge: multiply factorised and coded weights out to dense ones ("hf" and "flax").
+        overwrite: whether an earlier result in that folder may be replaced.
+        notes: how the model was made, for README.md: name → number, text, list, mapping, or reports of `compress`.
+        max_shard_size: bytes of tensors in one file, above which there are several ("hf" and "flax").
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if the model holds NaN or Inf, or blocks or a head that the format has no place for; for an unusable
+            folder or option.
+        OutputExistsError: if the folder is there and may not be replaced.
+    """
+    check_request(Path(folder), format=format, dtype=dtype, overwrite=overwrite, max_shard_size=max_shard_size)
+    saved = exportable(model, pad=pad, merge=merge)
+    name = transformers_class(saved.config)
+    tensors = named_outgoing(saved, dtype)
+    plan = Plan(saved, tensors, digests_of(tensors), max_shard_size)
+    num_bytes = sum(tensor.num_bytes for tensor in tensors)
+    card = model_card(model, saved, kind=format, name=name, num_bytes=num_bytes, notes=notes)
+    with new_folder(Path(folder), overwrite=overwrite) as new:
+        _WRITERS[format](new, plan)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(new)
+    return Path(folder)
+
+
+def check_request(
+    folder: Path,
+    *,
+    format: str = "hf",  # noqa: A002
+    dtype: str | None = None,
+    overwrite: bool = False,
+    max_shard_size: int = MAX_SHARD_SIZE,
+) -> None:
+    """Refuse what cannot be written whatever the model is, before any long work.
+
+    Args:
+        folder: as for `save_model`.
+        format: as for `save_model`.
+        dtype: as for `save_model`.
+        overwrite: as for `save_model`.
+        max_shard_size: as for `save_model`.
+
+    Raises:
+        InputError: for an unusable folder or option.
+        OutputExistsError: if the folder is there and may not be replaced.
+    """
+    if format not in _WRITERS:
+        raise InputError(f"format must be one of {', '.join(_WRITERS)}, got {format!r}")
+    if isinstance(max_shard_size, bool) or not isinstance(max_shard_size, int) or max_shard_size < 1:
+        raise InputError(f"max_shard_size must be a positive number of bytes, got {max_shard_size!r}")
+    check_dtype(dtype)
+    check_output(folder, overwrite=overwrite)

@@ -94,7 +94,7 @@ def beam_search(
     """
     batch = ids.shape[0]
     logits, memory = read_prompt(config, weights, ids, mask, capacity=ids.shape[1] + max_new_tokens - 1)
-    copies = jnp.repeat(jnp.arange(batch), num_beams)
+    copies = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), num_beams)
     none = jnp.full((batch, num_beams), _NEVER, logits.dtype)
     blank = jnp.full((batch, num_beams, max_new_tokens), pad, jnp.int32)
     running = _Beams(blank, none.at[:, 0].set(0.0))  # the beams of a prompt are still the same: one is enough
@@ -122,7 +122,7 @@ def _choose(state: _State, logits: Float[Array, "R V"], rules: Rules) -> _State:
     going_on = found.beams._replace(scores=found.beams.scores + jnp.where(found.ended, _NEVER, 0.0))
     running, order = going_on.best(beams)
     parents = jnp.take_along_axis(found.parents, order, axis=1)
-    rows = jnp.arange(batch)[:, None] * beams + parents
+    rows = jnp.arange(batch, dtype=jnp.int32)[:, None] * beams + parents
     hopeful = state.hopeful & (running.scores[:, 0] / length > finished.scores.min(axis=1))
     return _State(state.step + 1, running, finished, hopeful, state.memory.rows(rows.reshape(-1)))
 

@@ -20,7 +20,7 @@ from ntkfusion.models.model import ArrayLike, Model
 def generate(
     model: Model,
     input_ids: Int[ArrayLike, "B T"],
-    attention_mask: Int[ArrayLike, "B T"] | None = None,
+    attention_mask: Int[ArrayLike, "_ _"] | None = None,
     *,
     max_new_tokens: int,
     num_beams: int = 1,
@@ -57,7 +57,8 @@ def generate(
     prompts, mask = _checked_prompts(input_ids, attention_mask, config, max_new_tokens)
     known = pad_token_id if pad_token_id is not None else config.pad_token_id
     pad = jnp.asarray(known if known is not None else next(iter(ends), 0), jnp.int32)
-    weights, eos = Weights(model.params, model.constants), jnp.asarray(ends, jnp.int32)
+    # a token that does not exist stands for no end: one program for both
+    weights, eos = Weights(model.params, model.constants), jnp.asarray(ends or (-1,), jnp.int32)
     if num_beams == 1:
         new = greedy_search(config, weights, prompts, mask, eos, pad, max_new_tokens=max_new_tokens)
     else:

@@ -174,7 +174,8 @@ class GPT2(nn.Module):
             mask = lax.dynamic_update_slice_in_dim(stored, mask.astype(stored.dtype), start, axis=1)
             self.put_variable("cache", "mask", mask)
             self.put_variable("cache", "length", start + length)
-        causal = jnp.arange(mask.shape[1])[None, :] <= (start + jnp.arange(length))[:, None]
+        keys, queries = (jnp.arange(count, dtype=jnp.int32) for count in (mask.shape[1], length))
+        causal = keys[None, :] <= (start + queries)[:, None]
         return (mask[:, None, None, :] > 0) & causal[None, None], start
 
 

@@ -39,7 +39,7 @@ def greedy_search(
         weights: its arrays.
         ids: the prompts, padded on the left.
         mask: 1 for tokens, 0 for padding.
-        eos: tokens that end a continuation; may be none.
+        eos: tokens that end a continuation.
         pad: what stands behind the end.
         max_new_tokens: n, the length of the continuations.
 

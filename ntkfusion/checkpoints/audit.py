@@ -64,7 +64,7 @@ def read_parameters(
 
     Raises:
         CheckpointError: with everything that is missing, unexpected, mis-shaped, not a float, NaN or infinite, and
-            with tied tensors that differ.
+            with tied tensors that differ, or that differ from what this library wrote.
     """
     _refuse_absurd_sizes(opened, matching, config)
     expected = abstract_params(config)
@@ -74,7 +74,7 @@ def read_parameters(
     assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
         array = _converted(stored, dtype)
-        problems += _value_problems(name, array)
+        problems += opened.statement.tensor_problems(name, stored) or _value_problems(name, array)
         if not problems:
             place = places[name]
             assembly.add(place.path, place.expert, array.T if place.transposed else array)
@@ -236,7 +236,7 @@ def _defects(found: Found, shape: tuple[int, ...]) -> list[str]:
 def _converted(stored: np.ndarray, dtype: str) -> np.ndarray:
     # float64 beyond the range of float32 becomes Inf, which the audit then reports
     with np.errstate(over="ignore", invalid="ignore"):
-        return stored.astype(dtype)
+        return stored.astype(dtype, copy=False)
 
 
 def _value_problems(name: str, array: np.ndarray) -> list[str]:

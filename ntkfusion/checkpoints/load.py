@@ -71,6 +71,9 @@ def load_with_audit(
     config = _parsed(original, name)
     opened = open_safetensors(folder, name)
     matching = match_tensors(opened, table_of(config))
+    edits = opened.statement.config_problems(with_head(config, matching, original, "auto"))
+    if edits:
+        raise CheckpointError(name, edits)
     config = with_head(config, matching, original, head)
     params, audit = read_parameters(opened, matching, config, dtype)
     for tensor, reason in audit.left_aside.items():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ntkfusion.checkpoints.digests import Statement, joined, read_statement
 from ntkfusion.checkpoints.files import read_json_object
-from ntkfusion.checkpoints.tensors import TensorInfo
+from ntkfusion.checkpoints.tensors import FLOATS, TensorInfo
 from ntkfusion.errors import CheckpointError
 
 SINGLE = "model.safetensors"
@@ -32,10 +34,14 @@ class SafetensorsFolder:
     Attributes:
         source: the checkpoint in the user's words.
         tensors: every tensor by name.
+        starts: where each begins in its file.
+        statement: what the files say about themselves, if this library wrote them.
     """
 
     source: str
     tensors: dict[str, TensorInfo]
+    starts: dict[str, int]
+    statement: Statement
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read tensors one after the other.
@@ -52,12 +58,13 @@ class SafetensorsFolder:
         by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
+        # read, not mapped: the pages of a mapped file stay resident, and one cut short meanwhile kills the process
         for file, members in by_file.items():
             try:
-                with safe_open(file, framework="numpy") as opened:
-                    for name in members:
-                        yield name, opened.get_tensor(name)
-            except (SafetensorError, OSError) as error:
+                with file.open("rb") as opened:
+                    for name in sorted(members, key=lambda name: self.starts[name]):
+                        yield name, read_array(opened, self.starts[name], self.tensors[name])
+            except OSError as error:
                 raise CheckpointError(self.source, [_damage(file, error)]) from error
 
 
@@ -78,29 +85,67 @@ def open_safetensors(folder: Path, source: str | None = None) -> SafetensorsFold
     source = str(folder) if source is None else source
     problems: list[str] = []
     if (folder / SINGLE).exists():
-        infos = _read_header(folder / SINGLE, problems)
+        headers = [_read_header(folder / SINGLE, problems)]
     elif (folder / INDEX).exists():
-        infos = _read_shards(folder, source, problems)
+        headers = _read_shards(folder, source, problems)
     else:
         raise CheckpointError(source, [_no_weights(folder)])
+    statement = joined({header.file.name: header.statement for header in headers}, problems)
     if problems:
         raise CheckpointError(source, problems)
-    return SafetensorsFolder(source, {info.name: info for info in infos})
+    infos = {info.name: info for header in headers for info in header.infos}
+    return SafetensorsFolder(source, infos, {k: v for header in headers for k, v in header.starts.items()}, statement)
 
 
-def _read_header(file: Path, problems: list[str]) -> list[TensorInfo]:
+def read_array(opened: BinaryIO, start: int, info: TensorInfo) -> np.ndarray:
+    """One tensor of an opened file.
+
+    Raises:
+        OSError: if the file ends before the tensor does.
+    """
+    opened.seek(start)
+    dtype = np.dtype(FLOATS[info.dtype])
+    count = math.prod(info.shape) * dtype.itemsize
+    # fromfile allocates before it reads: the header's promise was compared with the file's size when it was opened
+    stored = np.fromfile(opened, np.uint8, count)
+    if stored.size < count:
+        raise OSError(f"{info.name} is cut off")
+    return stored.view(dtype).reshape(info.shape)
+
+
+@dataclass(frozen=True)
+class _Header:
+    file: Path
+    infos: list[TensorInfo]
+    starts: dict[str, int]
+    statement: Statement
+
+
+def _read_header(file: Path, problems: list[str]) -> _Header:
     try:
         with safe_open(file, framework="numpy") as opened:
             slices = [(name, opened.get_slice(name)) for name in opened.keys()]  # noqa: SIM118 (it is no mapping)
-            return [TensorInfo(name, tuple(part.get_shape()), part.get_dtype(), file) for name, part in slices]
-    except (SafetensorError, OSError, ValueError) as error:
+            infos = [TensorInfo(name, tuple(part.get_shape()), part.get_dtype(), file) for name, part in slices]
+            metadata = opened.metadata() or {}
+        starts = _starts(file)
+        statement = read_statement(metadata, [info.name for info in infos], file.name, problems)
+        return _Header(file, infos, {info.name: starts[info.name] for info in infos}, statement)
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
         problems.append(_damage(file, error))
-        return []
+        return _Header(file, [], {}, Statement())
 
 
-def _read_shards(folder: Path, source: str, problems: list[str]) -> list[TensorInfo]:
+def _starts(file: Path) -> dict[str, int]:
+    """Where each tensor begins in a file that safetensors has found sound."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    return {name: 8 + length + value["data_offsets"][0] for name, value in header.items() if name != "__metadata__"}
+
+
+def _read_shards(folder: Path, source: str, problems: list[str]) -> list[_Header]:
     listed = _weight_map(folder, source)
-    infos: list[TensorInfo] = []
+    headers: list[_Header] = []
     unread: set[str] = set()
     for shard in sorted(set(listed.values())):
         before = len(problems)
@@ -110,9 +155,10 @@ def _read_shards(folder: Path, source: str, problems: list[str]) -> list[TensorI
         elif not (folder / shard).is_file():
             problems.append(f"{shard}, a shard that {INDEX} lists, is missing: download it again")
         else:
-            infos += _read_header(folder / shard, problems)
+            headers.append(_read_header(folder / shard, problems))
         if len(problems) > before:
             unread.add(shard)
+    infos = [info for header in headers for info in header.infos]
     held = {(info.name, info.file.name) for info in infos}
     problems += [
         f"{name} is listed in {shard}, which does not hold it"
@@ -122,7 +168,7 @@ def _read_shards(folder: Path, source: str, problems: list[str]) -> list[TensorI
     counts = Counter(info.name for info in infos)
     problems += [f"{name} is in {count} shards, expected one" for name, count in counts.items() if count > 1]
     problems += [f"{name} is in a shard, but {INDEX} does not list it" for name in counts if name not in listed]
-    return infos
+    return headers
 
 
 def _weight_map(folder: Path, source: str) -> dict[str, str]:

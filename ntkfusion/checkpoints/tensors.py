@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 import ml_dtypes
 import numpy as np
 
+from ntkfusion.checkpoints.digests import Statement
+
 #: Floats that are read, by safetensors' names. (Importing ml_dtypes also tells safetensors what bfloat16 is in numpy.)
 FLOATS = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
 
@@ -43,6 +45,11 @@ class TensorSource(Protocol):
     @property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by PyTorch's name, with PyTorch's axes."""
+        ...
+
+    @property
+    def statement(self) -> Statement:
+        """What the files say about themselves; empty unless this library wrote them."""
         ...
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:

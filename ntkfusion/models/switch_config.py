@@ -65,6 +65,7 @@ class SwitchConfig(ModelConfig):
     decoder_start_token_id: TokenId | None = 0
 
     HEADS: ClassVar[tuple[Head, ...]] = ("seq2seq-lm", "sequence-classification")
+    WIDTH_FIELD: ClassVar[str] = "d_ff"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,10 +15,12 @@ import tyro
 
 from ntkfusion._version import __version__
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.options import Compare, Inspect, Kernel
+from ntkfusion.options import Compare, Compress, Convert, Inspect, Kernel
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Compress, tyro.conf.subcommand("compress")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Kernel, tyro.conf.subcommand("kernel")]
 )
@@ -144,6 +146,45 @@ def run_compare(options: Compare, interrupts: Interrupts) -> None:
     console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
 
 
+def run_compress(options: Compress, interrupts: Interrupts) -> None:
+    """``ntkfusion compress``: check the request, compress, measure, save, print the table."""
+    _prepare_libraries()
+    from rich.console import Console
+
+    from ntkfusion.checkpoints.save import save_model
+    from ntkfusion.compress_job import STEPS, make_plan, run
+    from ntkfusion.progress import progress_bar
+    from ntkfusion.reporting.outcome import print_outcome
+
+    plan = make_plan(options)
+    with progress_bar(STEPS + 1) as advance:
+        advance_or_stop = interrupts.checked(advance)
+        outcome = run(plan, advance_or_stop)
+        advance_or_stop("saving", STEPS)
+        how = {"format": options.format, "dtype": options.dtype, "overwrite": options.overwrite}
+        save_model(outcome.model, plan.folder, notes=outcome.card, pad=options.pad, merge=options.merge, **how)
+    print_outcome(outcome, options.format, plan.folder, Console())
+
+
+def run_convert(options: Convert, interrupts: Interrupts) -> None:
+    """``ntkfusion convert``: load with a full audit, save, print what became of every tensor."""
+    _prepare_libraries()
+    from rich.console import Console
+
+    from ntkfusion.checkpoints.load import load_with_audit
+    from ntkfusion.checkpoints.save import check_request, save_model
+    from ntkfusion.conditions import command_line
+    from ntkfusion.reporting.outcome import print_conversion
+
+    how = {"format": options.format, "dtype": options.dtype, "overwrite": options.overwrite}
+    check_request(options.out, **how)
+    model, audit = load_with_audit(options.model)
+    interrupts.check()
+    notes = {"command": command_line(options, positional=["out"]), "left aside": audit.left_aside}
+    save_model(model, options.out, notes=notes, pad=options.pad, merge=options.merge, **how)
+    print_conversion(model, audit, options.format, options.out, Console())
+
+
 def run_inspect(options: Inspect, _: Interrupts) -> None:
     """``ntkfusion inspect``: print what a model is made of."""
     _prepare_libraries()
@@ -194,4 +235,10 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-_RUN: dict[type, Callable[[Any, Interrupts], None]] = {Compare: run_compare, Inspect: run_inspect, Kernel: run_kernel}
+_RUN: dict[type, Callable[[Any, Interrupts], None]] = {
+    Compare: run_compare,
+    Compress: run_compress,
+    Convert: run_convert,
+    Inspect: run_inspect,
+    Kernel: run_kernel,
+}

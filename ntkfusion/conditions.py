@@ -6,6 +6,7 @@ import dataclasses
 import os
 import platform
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,20 @@ def describe_text(path: Path | None) -> str:
     return "packaged sample" if path is None else str(path)
 
 
-def command_line(options: Any) -> str:
+def command_line(options: Any, positional: Sequence[str] = ()) -> str:
     """The command line that repeats a run.
 
     Args:
         options: a dataclass of `ntkfusion.options`, named like its command, with a positional `model`.
+        positional: other fields without a flag, in their order.
     """
     words = ["ntkfusion", type(options).__name__.lower(), shlex.quote(options.model)]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name == "model" or value == field.default:
+            continue
+        if field.name in positional:
+            words.append(shlex.quote(str(value)))
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if not isinstance(value, bool):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ntkfusion.models import bert_config, gpt2_config, switch_config
+from ntkfusion.models import albert_config, bert_config, gpt2_config, roberta_config, switch_config
 from ntkfusion.models.config import ModelConfig
 
 #: ``model_type`` → the class of its configurations, and the function that says it in Hugging Face's words.
 CONFIGURATIONS: dict[str, tuple[type[ModelConfig], Callable[[Any], dict[str, Any]]]] = {
     "bert": (bert_config.BertConfig, bert_config.hf_config),
+    "roberta": (roberta_config.RobertaConfig, roberta_config.hf_config),
+    "xlm-roberta": (roberta_config.RobertaConfig, roberta_config.hf_config),
+    "albert": (albert_config.AlbertConfig, albert_config.hf_config),
     "gpt2": (gpt2_config.GPT2Config, gpt2_config.hf_config),
     "switch_transformers": (switch_config.SwitchConfig, switch_config.hf_config),
 }

@@ -24,7 +24,8 @@ class Albert(nn.Module):
         x = dense(config.hidden_size, config, "embedding_map")(embeddings(batch, deterministic=deterministic))
         mask = attention_bias(batch, x.dtype)
         groups = [
-            Layer(config, config.block_layout(index), name=f"group_{index}") for index in range(config.num_hidden_groups)
+            Layer(config, config.block_layout(index), name=f"group_{index}")
+            for index in range(config.num_hidden_groups)
         ]
         # parameters are made by the first call: more of them would only make files of many layers slow to check
         calls = range(config.num_hidden_groups) if self.is_initializing() else config.applications

@@ -33,7 +33,7 @@ class MaskedLMHead(nn.Module):
         transformed = get_activation(config.lm_activation).value(transformed)
         transformed = layer_norm(transformed, config, "norm")
         # PyTorch's classes have this one beside an untied decoder too, whose own bias is then the one that counts
-        bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,), transformed.dtype)
         if config.tie_word_embeddings:
             return decode(transformed) + bias[None, None, :]
         return dense(config.vocab_size, config, "decoder")(transformed)
@@ -87,8 +87,6 @@ def with_head(
     return ModelOutput(last_hidden_state=x, pooler_output=pooled, logits=logits)
 
 
-def _classify(
-    config: EncoderConfig, x: Float[Array, "*batch d"], *, deterministic: bool
-) -> Float[Array, "*batch C"]:
+def _classify(config: EncoderConfig, x: Float[Array, "*batch d"], *, deterministic: bool) -> Float[Array, "*batch C"]:
     dropped = nn.Dropout(config.head_dropout)(x, deterministic=deterministic)
     return dense(config.num_labels or 0, config, "classifier")(dropped)

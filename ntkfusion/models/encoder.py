@@ -54,11 +54,21 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "B T e"]:
         """Embed token ids, or take word embeddings as they are."""
-        words = self.word(batch.input_ids) if batch.inputs_embeds is None else batch.inputs_embeds
-        positions = self.position(_position_ids(batch, self.config.unplaced_token))
+        config, words = self.config, batch.inputs_embeds
+        if words is None:
+            words = _lookup(self.word, batch.input_ids, frozen=config.pad_token_id)
+        positions = _lookup(self.position, _position_ids(batch, config.unplaced_token), frozen=config.unplaced_token)
         types = self.token_type(_token_type_ids(batch))
-        embedded = layer_norm(words + types + positions, self.config, "norm")
-        return nn.Dropout(self.config.hidden_dropout_prob)(embedded, deterministic=deterministic)
+        embedded = layer_norm(words + types + positions, config, "norm")
+        return nn.Dropout(config.hidden_dropout_prob)(embedded, deterministic=deterministic)
+
+
+def _lookup(table: nn.Embed, rows: Int[Array, "B T"], *, frozen: int | None) -> Float[Array, "B T e"]:
+    """Rows of a table; as in PyTorch, no gradient reaches the row of padding."""
+    found = table(rows)
+    if frozen is None:
+        return found
+    return jnp.where((rows == frozen)[:, :, None], jax.lax.stop_gradient(found), found)
 
 
 def _position_ids(batch: Batch, unplaced: int | None) -> Int[Array, "_ T"]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
+from ntkfusion.models.config import WITH_LABELS, Head, Index, ModelConfig
 from ntkfusion.models.mlp import dense_layout
 
 #: Keys that must be in ``config.json``.
@@ -20,6 +20,7 @@ class EncoderConfig(ModelConfig):
     """The shape of a post-norm encoder. Field names are those of Hugging Face's configurations.
 
     Attributes:
+        pad_token_id: the token that fills short inputs; its word embedding is not trained.
         add_pooler: whether the encoder has a pooler (dense + tanh on the first token). With a head, it has one if and
             only if the head reads it.
     """
@@ -33,6 +34,7 @@ class EncoderConfig(ModelConfig):
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    pad_token_id: Index | None = 0
     add_pooler: bool = True
 
     HEADS: ClassVar[tuple[Head, ...]] = (

@@ -1,9 +1,9 @@
 """The Switch Transformer (Fedus et al. 2021): T5's encoder and decoder with mixtures of experts for MLP blocks.
 
 Layers are pre-norm, without biases; RMS norms; scores are not scaled, and have a bias by relative position that all
-layers of a stack share. With ``deterministic=False`` dropout is where PyTorch's class has it, with one exception: not on
-the hidden units of MLP blocks, which are functions of their own here. The router never has jitter. Shapes: B batch, T
-positions of the encoder, U of the decoder, q and k of either, H heads.
+layers of a stack share. With ``deterministic=False`` dropout is where PyTorch's class has it, with one exception: not
+on the hidden units of MLP blocks, which are functions of their own here. The router never has jitter. Shapes: B batch,
+T positions of the encoder, U of the decoder, q and k of either, H heads.
 """
 
 from __future__ import annotations

@@ -70,11 +70,7 @@ class SwitchConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         get_activation(self.dense_act_fn)
-        for name in ("encoder_sparse_step", "decoder_sparse_step"):
-            _check_whole(name, getattr(self, name), LARGEST_SIZE)
-        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-            if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), self.vocab_size - 1)
+        _check_own(vars(self))
         if self.num_heads * self.d_kv > LARGEST_SIZE:
             raise InputError(f"config: num_heads × d_kv must be at most {LARGEST_SIZE}, got {self.inner_size}")
         if self.relative_attention_num_buckets < 4:
@@ -155,6 +151,15 @@ class SwitchConfig(ModelConfig):
         return SwitchTransformer(self)
 
 
+def _check_own(values: Mapping[str, Any]) -> None:
+    """Check steps and token ids, which may be 0, before any configuration is made of them."""
+    for name in ("encoder_sparse_step", "decoder_sparse_step"):
+        _check_whole(name, values[name], LARGEST_SIZE)
+    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        if values.get(name) is not None:
+            _check_whole(name, values[name], values["vocab_size"] - 1)
+
+
 def _check_whole(name: str, value: Any, largest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
         raise InputError(f"config: {name} must be a whole number from 0 to {largest}, got {value!r}")
@@ -179,7 +184,9 @@ def switch_config(config: Mapping[str, Any]) -> SwitchConfig:
         raise InputError(f"config: missing {', '.join(missing)}")
     translated = {**config, **{ours: config[theirs] for ours, theirs in _NAMES.items()}}
     try:
-        return SwitchConfig(**known_values(SwitchConfig, translated | _derived(config), ()))
+        values = known_values(SwitchConfig, translated | _derived(config), ())
+        _check_own(values)
+        return SwitchConfig(**values)
     except InputError as error:
         raise InputError(_in_their_words(str(error))) from error
 
@@ -209,7 +216,9 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
 def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
     """Values that follow from others unless they are there, as transformers derives them."""
     layers = config["num_layers"]
-    decoder_layers = layers if config.get("num_decoder_layers") is None else config["num_decoder_layers"]
+    # null stands for as many as in the encoder, no such key for the default
+    decoder_layers = config.get("num_decoder_layers", SwitchConfig.num_decoder_layers)
+    decoder_layers = layers if decoder_layers is None else decoder_layers
     start = config.get("decoder_start_token_id")
     values = {
         "num_decoder_layers": decoder_layers,

@@ -56,9 +56,6 @@ class GPT2Config(ModelConfig):
         super().__post_init__()
         if self.hidden_size % self.n_head:
             raise InputError(f"config: n_embd {self.hidden_size} is not a multiple of n_head {self.n_head}")
-        pad = self.pad_token_id
-        if pad is not None and (not isinstance(pad, int) or isinstance(pad, bool) or abs(pad) > LARGEST_SIZE):
-            raise InputError(f"config: pad_token_id must be a token id or null, got {pad!r}")
         get_activation(self.activation_function)
 
     @property
@@ -118,6 +115,9 @@ def gpt2_config(config: Mapping[str, Any]) -> GPT2Config:
     for key in ("add_cross_attention", "is_encoder_decoder"):
         if config.get(key):
             raise InputError(f"config: {key} is not supported: GPT-2 reads one input")
+    pad = config.get("pad_token_id")
+    if pad is not None and (not isinstance(pad, int) or isinstance(pad, bool) or abs(pad) > LARGEST_SIZE):
+        raise InputError(f"config: pad_token_id must be a token id or null, got {pad!r}")
     renamed = {**config, "hidden_size": config.get("n_embd")}
     # transformers falls back to this key too
     renamed["classifier_dropout"] = config.get("classifier_dropout", config.get("hidden_dropout"))

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ntkfusion.checkpoints import msgpack_reader, safetensors_reader
 from ntkfusion.checkpoints.audit import Audit, read_parameters
 from ntkfusion.checkpoints.files import read_json_object
 from ntkfusion.checkpoints.heads import WantedHead, with_head
 from ntkfusion.checkpoints.matching import Matching, match_tensors
-from ntkfusion.checkpoints.safetensors_reader import open_safetensors
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
 from ntkfusion.checkpoints.tables import table_of
+from ntkfusion.checkpoints.tensors import TensorSource
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.architectures import read_config
 from ntkfusion.models.config import ModelConfig
@@ -31,7 +32,7 @@ def load_model(
 
     Args:
         source: ``"minilm"`` for the packaged demo model (a folder of that name is ``"./minilm"``), a folder with
-            config.json and safetensors weights (single or sharded), or a hub id such as ``"org/name"``.
+            config.json and safetensors or Flax msgpack weights (single or sharded), or a hub id such as ``"org/name"``.
         head: ``"auto"`` takes the head that the checkpoint has; or one of its heads by name, or None for the bare
             network. Weights are never made up: a head that the file does not hold is an error.
         dtype: ``"float32"`` or ``"float64"`` (which needs JAX's x64 mode); other stored floats are converted.
@@ -69,7 +70,7 @@ def load_with_audit(
     folder, name = find_folder(source), str(source)
     original = _read_contents(folder, name)
     config = _parsed(original, name)
-    opened = open_safetensors(folder, name)
+    opened = _open_weights(folder, name)
     matching = match_tensors(opened, table_of(config))
     edits = opened.statement.config_problems(with_head(config, matching, original, "auto"))
     if edits:
@@ -80,6 +81,15 @@ def load_with_audit(
         _log.info("%s: %s is left aside: %s", name, tensor, reason)
     loaded = _load_tokenizer(folder, name) if tokenizer else None
     return Model(config, params, tokenizer=loaded, source=name, origin=Origin(original, _dtypes(matching))), audit
+
+
+def _open_weights(folder: Path, source: str) -> TensorSource:
+    """Safetensors if there are any, else Flax msgpack."""
+    if any((folder / file).exists() for file in (safetensors_reader.SINGLE, safetensors_reader.INDEX)):
+        return safetensors_reader.open_safetensors(folder, source)
+    if any((folder / file).exists() for file in (msgpack_reader.SINGLE, msgpack_reader.INDEX)):
+        return msgpack_reader.open_msgpack(folder, source)
+    return safetensors_reader.open_safetensors(folder, source)  # says what is missing
 
 
 def _dtypes(matching: Matching) -> dict[str, str]:

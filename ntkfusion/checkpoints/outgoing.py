@@ -27,11 +27,13 @@ class Outgoing:
         name: its name in the file.
         array: its numbers, in the dtype that they have in memory; a view wherever it can be one.
         dtype: how they are stored, in safetensors' words.
+        is_embedding: whether it is a table whose rows are looked up.
     """
 
     name: str
     array: np.ndarray
     dtype: str
+    is_embedding: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,10 +74,11 @@ def named_outgoing(model: Model, dtype: str | None) -> list[Outgoing]:
     views, table = jax.tree.map(np.asarray, model.params), table_of(model.config)
     plain = table.named_tensors(views, head=None)
     named = table.named_tensors(views, head=model.config.head)
-    return [
-        Outgoing(name, array, _stored_dtype(dtype, array, model.origin.dtypes.get(origin)))
-        for (name, array), origin in zip(named.items(), plain, strict=True)
-    ]
+    outgoing = []
+    for (name, array), origin in zip(named.items(), plain, strict=True):
+        place, stored = table.find(name), _stored_dtype(dtype, array, model.origin.dtypes.get(origin))
+        outgoing.append(Outgoing(name, array, stored, place is not None and place.path.endswith("embedding")))
+    return outgoing
 
 
 def _stored_dtype(wanted: str | None, array: np.ndarray, original: str | None) -> str:

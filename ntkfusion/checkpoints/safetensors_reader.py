@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ntkfusion.checkpoints.digests import Statement, joined, read_statement
-from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.shards import read_index
 from ntkfusion.checkpoints.tensors import FLOATS, TensorInfo
 from ntkfusion.errors import CheckpointError
 
@@ -144,20 +144,13 @@ def _starts(file: Path) -> dict[str, int]:
 
 
 def _read_shards(folder: Path, source: str, problems: list[str]) -> list[_Header]:
-    listed = _weight_map(folder, source)
-    headers: list[_Header] = []
-    unread: set[str] = set()
-    for shard in sorted(set(listed.values())):
+    listed, shards = read_index(folder, INDEX, ".safetensors", source, problems)
+    headers = []
+    unread = {*listed.values()} - {*shards}
+    for shard in shards:
         before = len(problems)
-        # "..", absolute and nested names all contain a separator or are no such file
-        if Path(shard).name != shard or "\\" in shard or not shard.endswith(".safetensors"):
-            problems.append(f"{INDEX} names the shard {shard!r}; expected a .safetensors file in the same folder")
-        elif not (folder / shard).is_file():
-            problems.append(f"{shard}, a shard that {INDEX} lists, is missing: download it again")
-        else:
-            headers.append(_read_header(folder / shard, problems))
-        if len(problems) > before:
-            unread.add(shard)
+        headers.append(_read_header(folder / shard, problems))
+        unread |= {shard} if len(problems) > before else set()
     infos = [info for header in headers for info in header.infos]
     held = {(info.name, info.file.name) for info in infos}
     problems += [
@@ -169,13 +162,6 @@ def _read_shards(folder: Path, source: str, problems: list[str]) -> list[_Header
     problems += [f"{name} is in {count} shards, expected one" for name, count in counts.items() if count > 1]
     problems += [f"{name} is in a shard, but {INDEX} does not list it" for name in counts if name not in listed]
     return headers
-
-
-def _weight_map(folder: Path, source: str) -> dict[str, str]:
-    weight_map: Any = read_json_object(folder / INDEX, source).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(source, [f"{INDEX} has no 'weight_map' from tensor names to file names"])
-    return weight_map
 
 
 def _damage(file: Path, error: Exception) -> str:
@@ -207,6 +193,4 @@ def _no_weights(folder: Path) -> str:
     pickles = sorted(file.name for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(suffix))
     if pickles:
         return f"it holds torch pickles only ({', '.join(pickles)}), never opened since they can run code. {_CONVERT}"
-    if any(folder.glob("*.msgpack")):
-        return f"it holds Flax msgpack weights only, which this version does not read yet; expected {SINGLE}"
-    return f"it holds no weights; expected {SINGLE}, or {INDEX} with its shards. {_CONVERT}"
+    return f"it holds no weights; expected {SINGLE}, or {INDEX} with its shards, or Flax weights. {_CONVERT}"

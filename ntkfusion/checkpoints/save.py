@@ -11,6 +11,7 @@ from ntkfusion.checkpoints.classes import transformers_class
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.hf_folder import Plan, write_hf
 from ntkfusion.checkpoints.model_card import Notes, model_card
+from ntkfusion.checkpoints.msgpack_writer import write_flax
 from ntkfusion.checkpoints.outgoing import check_dtype, digests_of, named_outgoing
 from ntkfusion.errors import InputError
 from ntkfusion.folders import check_output, new_folder
@@ -18,7 +19,7 @@ from ntkfusion.models.model import Model
 
 #: What `save_model` can write.
 Format: TypeAlias = Literal["hf", "flax", "ntkfusion"]
-_WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf}
+_WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf, "flax": write_flax}
 
 #: Bytes of tensors above which weights are split over several files.
 MAX_SHARD_SIZE = 5 * 10**9

@@ -29,8 +29,12 @@ _WANTED = (
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
+    "ntkfusion.json",
+    "ntkfusion.safetensors",
     *TOKENIZER_FILES,
 )
+# asked for only if there are no others: many repositories hold the same weights twice
+_FLAX = ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json", "flax_model.digests.json")
 
 
 def find_folder(source: str | os.PathLike[str]) -> Path:
@@ -84,7 +88,10 @@ def _download(repo: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(_WANTED)))
+        folder = Path(snapshot_download(repo, allow_patterns=list(_WANTED)))
+        if any(folder.glob("*.safetensors")):
+            return folder
+        return Path(snapshot_download(repo, allow_patterns=[*_WANTED, *_FLAX]))
     except errors.GatedRepoError:
         problem = "it is gated on the Hugging Face hub: accept its conditions there and log in with `hf auth login`"
     except errors.RepositoryNotFoundError:

@@ -100,11 +100,6 @@ def test_pickles_are_never_opened(tmp_path, name):
     assert "save_pretrained(out, safe_serialization=True)" in problem
 
 
-def test_msgpack_only(tmp_path):
-    (tmp_path / "flax_model.msgpack").write_bytes(b"")
-    assert "Flax msgpack weights only, which this version does not read yet" in problems_of(tmp_path)[0]
-
-
 def test_no_weights(tmp_path):
     assert "it holds no weights; expected model.safetensors" in problems_of(tmp_path)[0]
 

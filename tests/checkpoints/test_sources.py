@@ -97,11 +97,19 @@ def test_no_such_folder(hub, source):
 @pytest.mark.parametrize("repo", ["org/name", "bert-base-uncased", "org_1/na.me-2"])
 def test_hub_id(hub, tmp_path, repo):
     calls = hub(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     assert find_folder(repo) == tmp_path
     ((asked, patterns),) = calls
     assert asked == repo
     assert {"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"} <= set(patterns)
     assert not any(pattern.endswith((".bin", ".py")) for pattern in patterns)
+
+
+def test_flax_weights_are_asked_for_only_if_there_are_no_others(hub, tmp_path):
+    calls = hub(tmp_path)
+    assert find_folder("org/name") == tmp_path
+    (_, first), (_, second) = calls
+    assert "flax_model.msgpack" in {*second} - {*first}
 
 
 def http_error(kind, text=""):

@@ -1,0 +1,156 @@
+"""Legacy Flax checkpoints (``flax_model.msgpack``, single or sharded), by the names and with the axes of PyTorch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ntkfusion.checkpoints.digests import Statement, read_statement
+from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.msgpack_walk import Stored, WalkError, walk
+from ntkfusion.checkpoints.shards import read_index
+from ntkfusion.checkpoints.tensors import FLOATS, TensorInfo
+from ntkfusion.errors import CheckpointError
+
+SINGLE = "flax_model.msgpack"
+INDEX = "flax_model.msgpack.index.json"
+#: What this library notes beside the weights, which have no place for it.
+DIGESTS = "flax_model.digests.json"
+
+#: The last word of a Flax name → of PyTorch's; the others stay.
+_LAST_WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+@dataclass(frozen=True)
+class MsgpackFolder:
+    """An opened Flax checkpoint: all headers read, no array yet.
+
+    Attributes:
+        source: the checkpoint in the user's words.
+        tensors: every tensor by PyTorch's name, with PyTorch's axes.
+        stored: where and how each lies in its file, with Flax's axes.
+        transposed: tensors whose axes are exchanged.
+        statement: what the folder says about itself, if this library wrote it.
+    """
+
+    source: str
+    tensors: dict[str, TensorInfo]
+    stored: dict[str, Stored]
+    transposed: frozenset[str]
+    statement: Statement
+
+    def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Read tensors one after the other.
+
+        Args:
+            names: which; they come out ordered by file and place.
+
+        Yields:
+            Name and array, in the dtype that is stored.
+
+        Raises:
+            CheckpointError: if a file became unreadable since its headers were read.
+        """
+        for name in sorted(names, key=lambda name: (self.tensors[name].file, self.stored[name].pieces)):
+            try:
+                array = _read(self.tensors[name].file, self.stored[name])
+            except OSError as error:
+                problem = f"{self.tensors[name].file.name} cannot be read: {error.strerror or error}"
+                raise CheckpointError(self.source, [problem]) from error
+            yield name, array.T if name in self.transposed else array
+
+
+def _read(file: Path, stored: Stored) -> np.ndarray:
+    array = np.empty(math.prod(stored.shape), FLOATS[stored.dtype])
+    room, filled = memoryview(array.view(np.uint8).data), 0
+    with file.open("rb") as opened:
+        for start, length in stored.pieces:
+            opened.seek(start)
+            if opened.readinto(room[filled : filled + length]) != length:
+                raise OSError("it became shorter while it was read")
+            filled += length
+    return array.reshape(stored.shape)
+
+
+def open_msgpack(folder: Path, source: str | None = None) -> MsgpackFolder:
+    """Walk through ``flax_model.msgpack``, or the shards that ``flax_model.msgpack.index.json`` lists.
+
+    Args:
+        folder: the checkpoint; a single file wins over an index.
+        source: how the user called it; by default the folder.
+
+    Returns:
+        The opened checkpoint.
+
+    Raises:
+        CheckpointError: with everything that is wrong with the files.
+    """
+    source = str(folder) if source is None else source
+    problems: list[str] = []
+    if (folder / SINGLE).exists():
+        found = {SINGLE: _walked(folder / SINGLE, problems)}
+    else:
+        weight_map, shards = read_index(folder, INDEX, ".msgpack", source, problems)
+        found = {shard: _walked(folder / shard, problems) for shard in shards}
+        problems += [] if problems else _disagreements(weight_map, found)
+    opened = _named(folder, source, found, problems)
+    if problems:
+        raise CheckpointError(source, problems)
+    return opened
+
+
+def _walked(file: Path, problems: list[str]) -> dict[tuple[str, ...], Stored]:
+    try:
+        with file.open("rb") as opened:
+            arrays = walk(opened, file.stat().st_size)
+    except WalkError as error:
+        problems.append(f"{file.name} is no Flax checkpoint, or damaged: {error}; download it again")
+    except OSError as error:
+        problems.append(f"{file.name} cannot be read: {error.strerror}")
+    else:
+        # some savers put everything under one key
+        return {path[1:] if path[0] == "params" and len(path) > 1 else path: array for path, array in arrays.items()}
+    return {}
+
+
+def _disagreements(weight_map: Mapping[str, str], found: Mapping[str, Mapping[tuple[str, ...], Stored]]) -> list[str]:
+    held = {(_joined(path), shard) for shard, arrays in found.items() for path in arrays}
+    listed = {(name.removeprefix("params/"), shard) for name, shard in weight_map.items()}
+    missing = [f"{name} is listed in {shard}, which does not hold it" for name, shard in sorted(listed - held)]
+    return missing + [f"{name} is in {shard}, but {INDEX} does not say so" for name, shard in sorted(held - listed)]
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return "/".join(path)
+
+
+def _named(
+    folder: Path, source: str, found: Mapping[str, Mapping[tuple[str, ...], Stored]], problems: list[str]
+) -> MsgpackFolder:
+    tensors: dict[str, TensorInfo] = {}
+    stored: dict[str, Stored] = {}
+    transposed: set[str] = set()
+    for file, arrays in found.items():
+        for path, array in arrays.items():
+            name = ".".join((*path[:-1], _LAST_WORDS.get(path[-1], path[-1])))
+            if name in tensors:
+                problems.append(f"{_joined(path)} is there twice, or under two names of one tensor ({name})")
+            turned = path[-1] == "kernel" and len(array.shape) == 2
+            tensors[name] = TensorInfo(name, array.shape[::-1] if turned else array.shape, array.dtype, folder / file)
+            stored[name] = array
+            transposed |= {name} if turned else set()
+    return MsgpackFolder(source, tensors, stored, frozenset(transposed), _statement(folder, source, tensors, problems))
+
+
+def _statement(folder: Path, source: str, tensors: Iterable[str], problems: list[str]) -> Statement:
+    if problems or not (folder / DIGESTS).exists():
+        return Statement()
+    noted = read_json_object(folder / DIGESTS, source)
+    if not noted or not all(isinstance(value, str) for value in noted.values()):
+        problems.append(f"{DIGESTS} holds something else than ntkfusion notes in it; restore it, or delete it")
+        return Statement()
+    return read_statement(noted, [*tensors], DIGESTS, problems)

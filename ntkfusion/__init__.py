@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ntkfusion.models.mixture import MixtureBlock
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
     from ntkfusion.models.model import Model, random_model
+    from ntkfusion.models.new_head import with_new_head
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
 
 _HOMES = {
@@ -138,6 +139,7 @@ _HOMES = {
     "save_model": "checkpoints.save",
     "network_kernel": "kernels.network",
     "random_model": "models.model",
+    "with_new_head": "models.new_head",
 }
 
 __all__ = [
@@ -216,6 +218,7 @@ __all__ = [
     "save_model",
     "sequence_kernel",
     "tune",
+    "with_new_head",
 ]
 
 

@@ -12,7 +12,7 @@ from ntkfusion.models.config import ModelConfig
 CONFIGURATIONS: dict[str, tuple[type[ModelConfig], Callable[[Any], dict[str, Any]]]] = {
     "bert": (bert_config.BertConfig, bert_config.hf_config),
     "roberta": (roberta_config.RobertaConfig, roberta_config.hf_config),
-    "xlm-roberta": (roberta_config.RobertaConfig, roberta_config.hf_config),
+    "xlm-roberta": (roberta_config.XlmRobertaConfig, roberta_config.hf_config),
     "albert": (albert_config.AlbertConfig, albert_config.hf_config),
     "gpt2": (gpt2_config.GPT2Config, gpt2_config.hf_config),
     "switch_transformers": (switch_config.SwitchConfig, switch_config.hf_config),

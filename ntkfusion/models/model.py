@@ -209,7 +209,8 @@ def with_subtree(tree: Params, path: str, part: Params) -> Params:
     return {**tree, name: with_subtree(tree.get(name, {}), rest, part) if rest else part}
 
 
-def _example(config: ModelConfig) -> Batch:
+def example_batch(config: ModelConfig) -> Batch:
+    """One token, to make parameters with."""
     ids = jnp.zeros((1, 1), jnp.int32)
     return Batch(attention_mask=ids, input_ids=ids)
 
@@ -217,7 +218,7 @@ def _example(config: ModelConfig) -> Batch:
 @lru_cache(maxsize=64)
 def abstract_params(config: ModelConfig) -> Params:
     """Shapes and dtypes of the parameters of a configuration, allocating nothing."""
-    return jax.eval_shape(config.build().init, jax.random.key(0), _example(config))["params"]
+    return jax.eval_shape(config.build().init, jax.random.key(0), example_batch(config))["params"]
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Model:
@@ -228,5 +229,5 @@ def random_model(config: ModelConfig, seed: int = 0) -> Model:
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]
     """
-    variables = config.build().init(jax.random.key(seed), _example(config))
+    variables = config.build().init(jax.random.key(seed), example_batch(config))
     return Model(config, dict(variables["params"]))

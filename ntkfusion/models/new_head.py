@@ -1,0 +1,68 @@
+"""A fresh head on a pretrained network, for fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ntkfusion.errors import InputError
+from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
+from ntkfusion.models.model import Model, Params, abstract_params, example_batch
+
+
+def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, seed: int = 0) -> Model:
+    """A model with a freshly initialised head; everything else is shared with this one.
+
+    A head that the model has already is replaced. A pooler, where the head reads one, is kept if the model has it and
+    made afresh if it has not; where the head reads none, it is left out.
+
+    Args:
+        model: any model, compressed or not.
+        head: one of the architecture's heads.
+        num_labels: outputs of a classification head; None for all others.
+        seed: of the fresh weights.
+
+    Returns:
+        The new model, its parameters in the dtype of the old ones.
+
+    Raises:
+        InputError: for a head that the architecture does not have, or labels that do not go with it.
+
+    >>> from ntkfusion.models.bert_config import BertConfig
+    >>> from ntkfusion.models.model import random_model
+    >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> classifier = with_new_head(random_model(tiny), "sequence-classification", num_labels=3)
+    >>> classifier.params["classifier"]["kernel"].shape
+    (8, 3)
+    """
+    config = _with_head(model.config, head, num_labels)
+    # what a bare network has too is no part of the head
+    bare = _leaves(abstract_params(dataclasses.replace(config, head=None, num_labels=None)))
+    kept = {path: leaf for path, leaf in _leaves(model.params).items() if path in bare}
+    dtype = next(leaf.dtype for leaf in kept.values() if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+    @jax.jit
+    def fresh(key: jax.Array) -> dict[str, jax.Array]:
+        # compiled, so that weights which nobody asks for are never made
+        made = _leaves(config.build().init(key, example_batch(config))["params"])
+        return {path: leaf.astype(dtype) for path, leaf in made.items() if path not in kept}
+
+    params = unflatten_dict(kept | fresh(jax.random.key(seed)), sep="/")
+    return dataclasses.replace(model, config=config, params=params)
+
+
+def _with_head(config: ModelConfig, head: Head, num_labels: int | None) -> ModelConfig:
+    if head not in config.HEADS:
+        raise InputError(f"{config.architecture} has no head {head!r}; it has {', '.join(config.HEADS)}")
+    if head in WITH_LABELS and num_labels is None:
+        raise InputError(f"head {head!r} needs num_labels, the number of its outputs")
+    return dataclasses.replace(config, head=head, num_labels=num_labels)
+
+
+def _leaves(tree: Params) -> dict[str, Any]:
+    """Path → leaf."""
+    return flatten_dict(tree, sep="/")

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import pytest
 
 from ntkfusion.errors import InputError
+from ntkfusion.models.albert_config import AlbertConfig
 from ntkfusion.models.architectures import read_config
 from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.config import LARGEST_SIZE
 from ntkfusion.models.mlp import dense_layout
 from ntkfusion.models.model import abstract_params
+from ntkfusion.models.roberta_config import RobertaConfig, XlmRobertaConfig
 
 MINIMAL = {
     "model_type": "bert",
@@ -25,12 +27,20 @@ MINIMAL = {
 }
 
 
-def test_defaults_are_hugging_faces():
-    transformers = pytest.importorskip("transformers")
-    theirs, ours = transformers.BertConfig(), BertConfig()
-    own = {"num_labels", "add_pooler", "mlp_layouts", "head"}
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (BertConfig(), "BertConfig"),
+        (RobertaConfig(), "RobertaConfig"),
+        (XlmRobertaConfig(), "XLMRobertaConfig"),
+        (AlbertConfig(), "AlbertConfig"),
+    ],
+)
+def test_defaults_are_hugging_faces(ours, theirs):
+    theirs = getattr(pytest.importorskip("transformers"), theirs)()
+    assert ours.model_type == theirs.model_type
     for field in dataclasses.fields(ours):
-        if field.name not in own:
+        if field.name not in ours.OWN_FIELDS:
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 

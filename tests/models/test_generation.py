@@ -102,6 +102,7 @@ def test_beams_that_end(pair, ends):
     assert len(seen) > 2  # the options matter
 
 
+@pytest.mark.slow
 def test_float64(pair, x64):
     model, oracle = pair
     ids, mask = prompts(6, seed=2)

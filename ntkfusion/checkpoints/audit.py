@@ -16,6 +16,7 @@ import numpy as np
 from ntkfusion.checkpoints.matching import Found, Matching
 from ntkfusion.checkpoints.names import path_of, slot
 from ntkfusion.checkpoints.tensors import FLOATS, TensorSource
+from ntkfusion.checkpoints.values import converted, value_problems
 from ntkfusion.errors import CheckpointError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Params, abstract_params
@@ -73,8 +74,8 @@ def read_parameters(
     places = {found.info.name: found.place for found in comparison.readable.values()}
     assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
-        array = _converted(stored, dtype)
-        problems += opened.statement.tensor_problems(name, stored) or _value_problems(name, array)
+        array = converted(stored, dtype)
+        problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
         if not problems:
             place = places[name]
             assembly.add(place.path, place.expert, array.T if place.transposed else array)
@@ -179,7 +180,7 @@ def _differing_ties(opened: TensorSource, ties: tuple[tuple[Found, Found], ...],
     problems = []
     for found, other in ties:
         arrays = dict(opened.arrays([found.info.name, other.info.name]))
-        one, two = (_converted(arrays[info.name], dtype) for info in (found.info, other.info))
+        one, two = (converted(arrays[info.name], dtype) for info in (found.info, other.info))
         if not np.array_equal(one, two, equal_nan=True):
             problems.append(f"{found.info.name} differs from {other.info.name}, though config.json ties them")
     return problems
@@ -231,17 +232,3 @@ def _defects(found: Found, shape: tuple[int, ...]) -> list[str]:
     if info.dtype not in FLOATS:
         defects.append(f"{info.name} is stored as {info.dtype}, expected floats ({', '.join(FLOATS)})")
     return defects
-
-
-def _converted(stored: np.ndarray, dtype: str) -> np.ndarray:
-    # float64 beyond the range of float32 becomes Inf, which the audit then reports
-    with np.errstate(over="ignore", invalid="ignore"):
-        return stored.astype(dtype, copy=False)
-
-
-def _value_problems(name: str, array: np.ndarray) -> list[str]:
-    finite = np.isfinite(array)
-    if finite.all():
-        return []
-    nan = int(np.isnan(array).sum())
-    return [f"{name} holds {nan} NaN and {array.size - int(finite.sum()) - nan} infinite of {array.size} values"]

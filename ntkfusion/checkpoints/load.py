@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ntkfusion.checkpoints import msgpack_reader, safetensors_reader
@@ -14,13 +16,16 @@ from ntkfusion.checkpoints.audit import Audit, read_parameters
 from ntkfusion.checkpoints.files import read_json_object
 from ntkfusion.checkpoints.heads import WantedHead, with_head
 from ntkfusion.checkpoints.matching import Matching, match_tensors
+from ntkfusion.checkpoints.names import path_of
+from ntkfusion.checkpoints.own_format import HEADER
+from ntkfusion.checkpoints.own_reader import read_own
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
 from ntkfusion.checkpoints.tables import table_of
 from ntkfusion.checkpoints.tensors import TensorSource
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.architectures import read_config
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model, Origin
+from ntkfusion.models.model import Model, Origin, Params, abstract_params
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +73,10 @@ def load_with_audit(
     """
     _check_dtype(dtype)
     folder, name = find_folder(source), str(source)
+    if (folder / HEADER).exists() and not (folder / "config.json").exists():
+        model, audit = read_own(folder, name, dtype)
+        loaded = _load_tokenizer(folder, name) if tokenizer else None
+        return dataclasses.replace(_with_wanted_head(model, head), tokenizer=loaded), audit
     original = _read_contents(folder, name)
     config = _parsed(original, name)
     opened = _open_weights(folder, name)
@@ -81,6 +90,25 @@ def load_with_audit(
         _log.info("%s: %s is left aside: %s", name, tensor, reason)
     loaded = _load_tokenizer(folder, name) if tokenizer else None
     return Model(config, params, tokenizer=loaded, source=name, origin=Origin(original, _dtypes(matching))), audit
+
+
+def _with_wanted_head(model: Model, head: WantedHead) -> Model:
+    """The model, or the network without its head."""
+    if head in ("auto", model.config.head):
+        return model
+    if head is not None:
+        problem = f"it is a model with {f'the head {model.config.head!r}' if model.config.head else 'no head'}"
+        raise CheckpointError(model.source, [f"{problem}; load it with head='auto', and put a fresh head on it"])
+    config = dataclasses.replace(model.config, head=None, num_labels=None)
+    config = config.with_parts([path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)])
+    params = _restricted(model.params, abstract_params(config))
+    return dataclasses.replace(model, config=config, params=params)
+
+
+def _restricted(tree: Params, expected: Params) -> Params:
+    """The part of a tree that is there in another one."""
+    both = {key: value for key, value in tree.items() if key in expected}
+    return {key: _restricted(value, expected[key]) if isinstance(value, dict) else value for key, value in both.items()}
 
 
 def _open_weights(folder: Path, source: str) -> TensorSource:

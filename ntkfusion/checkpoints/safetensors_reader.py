@@ -97,6 +97,19 @@ def open_safetensors(folder: Path, source: str | None = None) -> SafetensorsFold
     return SafetensorsFolder(source, infos, {k: v for header in headers for k, v in header.starts.items()}, statement)
 
 
+def open_file(file: Path, source: str) -> SafetensorsFolder:
+    """Read the header of one file, whatever its name.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    problems: list[str] = []
+    header = _read_header(file, problems)
+    if problems:
+        raise CheckpointError(source, problems)
+    return SafetensorsFolder(source, {info.name: info for info in header.infos}, header.starts, header.statement)
+
+
 def read_array(opened: BinaryIO, start: int, info: TensorInfo) -> np.ndarray:
     """One tensor of an opened file.
 

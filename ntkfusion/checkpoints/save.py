@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from ntkfusion.checkpoints.classes import transformers_class
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.hf_folder import Plan, write_hf
 from ntkfusion.checkpoints.model_card import Notes, model_card
 from ntkfusion.checkpoints.msgpack_writer import write_flax
-from ntkfusion.checkpoints.outgoing import check_dtype, digests_of, named_outgoing
+from ntkfusion.checkpoints.outgoing import Outgoing, check_dtype, digests_of, named_outgoing
+from ntkfusion.checkpoints.own_format import own_tensors, write_own
 from ntkfusion.errors import InputError
 from ntkfusion.folders import check_output, new_folder
 from ntkfusion.models.model import Model
@@ -65,18 +67,42 @@ def save_model(
         OutputExistsError: if the folder is there and may not be replaced.
     """
     check_request(Path(folder), format=format, dtype=dtype, overwrite=overwrite, max_shard_size=max_shard_size)
-    saved = exportable(model, pad=pad, merge=merge)
-    name = transformers_class(saved.config)
-    tensors = named_outgoing(saved, dtype)
-    plan = Plan(saved, tensors, digests_of(tensors), max_shard_size)
-    num_bytes = sum(tensor.num_bytes for tensor in tensors)
-    card = model_card(model, saved, kind=format, name=name, num_bytes=num_bytes, notes=notes)
+    files = _own(model, dtype) if format == "ntkfusion" else _theirs(model, format, dtype, pad, merge, max_shard_size)
+    card = model_card(model, files.saved, kind=format, name=files.name, num_bytes=files.num_bytes, notes=notes)
     with new_folder(Path(folder), overwrite=overwrite) as new:
-        _WRITERS[format](new, plan)
+        files.write(new)
         (new / "README.md").write_text(card, encoding="utf-8")
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
     return Path(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """What will be written: the model as it is stored, its class in transformers, its bytes, and how to write it."""
+
+    saved: Model
+    name: str
+    num_bytes: int
+    write: Callable[[Path], None]
+
+
+def _own(model: Model, dtype: str | None) -> _Files:
+    tensors, shared = own_tensors(model, dtype)
+    digests = digests_of(tensors)
+    return _Files(model, "", _size(tensors), lambda folder: write_own(folder, model, tensors, shared, digests))
+
+
+def _theirs(model: Model, kind: str, dtype: str | None, pad: bool, merge: bool, max_shard_size: int) -> _Files:
+    saved = exportable(model, pad=pad, merge=merge)
+    name = transformers_class(saved.config)
+    tensors = named_outgoing(saved, dtype)
+    plan = Plan(saved, tensors, digests_of(tensors), max_shard_size)
+    return _Files(saved, name, _size(tensors), lambda folder: _WRITERS[kind](folder, plan))
+
+
+def _size(tensors: Sequence[Outgoing]) -> int:
+    return sum(tensor.num_bytes for tensor in tensors)
 
 
 def check_request(
@@ -100,8 +126,8 @@ def check_request(
         InputError: for an unusable folder or option.
         OutputExistsError: if the folder is there and may not be replaced.
     """
-    if format not in _WRITERS:
-        raise InputError(f"format must be one of {', '.join(_WRITERS)}, got {format!r}")
+    if format not in get_args(Format):
+        raise InputError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
     if isinstance(max_shard_size, bool) or not isinstance(max_shard_size, int) or max_shard_size < 1:
         raise InputError(f"max_shard_size must be a positive number of bytes, got {max_shard_size!r}")
     check_dtype(dtype)

@@ -75,10 +75,11 @@ def assert_same_model(one, other):
     """Two models agree in everything but where they came from."""
     assert one.config == other.config
     for left, right in ((one.params, other.params), (one.constants, other.constants)):
-        assert jax.tree.structure(left) == jax.tree.structure(right)
-        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-            assert a.dtype == b.dtype
-            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        assert_same_tensors(_named(left), _named(right))
+
+
+def _named(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def assert_same_tensors(one, other):

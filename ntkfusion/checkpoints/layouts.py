@@ -113,12 +113,13 @@ def _array(description: dict[str, Any], dtype: str) -> jax.ShapeDtypeStruct:
     shape, stored = description.get("shape"), description.get("dtype")
     if description.keys() != {"shape", "dtype"} or not isinstance(shape, list) or stored not in ("float32", "float64"):
         raise InputError(f"a block with an array described as {str(description)[:100]}")
-    sizes = [
-        size for size in shape if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= LARGEST_SIZE
-    ]
-    if len(sizes) != len(shape) or len(sizes) > _MOST_AXES:
+    if len(shape) > _MOST_AXES or not all(map(_is_size, shape)):
         raise InputError(f"a block with an array of the shape {str(shape)[:100]}")
-    return jax.ShapeDtypeStruct(tuple(sizes), np.dtype(dtype))
+    return jax.ShapeDtypeStruct(tuple(shape), min(np.dtype(dtype), np.dtype(stored), key=lambda one: one.itemsize))
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIZE
 
 
 def _listed(keys: Any) -> str:

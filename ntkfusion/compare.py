@@ -20,11 +20,13 @@ from ntkfusion.data.text import split_sentences
 from ntkfusion.errors import InputError
 from ntkfusion.gallery import Gallery
 from ntkfusion.measure import Reference, check_memory
+from ntkfusion.measure_experts import Mixtures
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import Block
 from ntkfusion.models.model import Model
 from ntkfusion.options import Compare
 from ntkfusion.progress import Advance
-from ntkfusion.reporting.results import Comparison, KernelGallery, Row
+from ntkfusion.reporting.results import Comparison, ExpertErrors, KernelGallery, Row
 
 #: Sentences are cut to this many tokens.
 MAX_LENGTH = 128
@@ -124,18 +126,25 @@ def _run(plan: Plan, advance: Advance) -> Measured:
             plan.build(name, width).check(blocks)
     advance("reading the text", 1)
     held_out = _inputs(model, plan.held_out, options.tokens, options)
-    check_memory(len(held_out.tokens), len(layers))
+    # the kernels of all experts of a mixture are at most as large as the mixture's own
+    check_memory(len(held_out.tokens), len(layers) + sum(isinstance(block, MixtureBlock) for block in blocks))
     unseen = unseen_sentences(model, plan.calibration, plan.held_out, max_length=MAX_LENGTH)
     calibration = _inputs(model, unseen, options.calibration_tokens, options)
     references = {layer: Reference.of(every_block[layer], held_out.inputs[layer]) for layer in layers}
+    mixtures = Mixtures(
+        model, layers, held_out.inputs, lambda small: _inputs(small, plan.held_out, options.tokens, options).inputs
+    )
     gallery = Gallery(model, layers, plan.methods, options.width, plan.held_out)
     rows: list[Row] = []
     for name, width, compressed in _compress(plan, blocks, [calibration.inputs[layer] for layer in layers], advance):
         for layer, block, report in zip(layers, compressed.blocks, compressed.reports, strict=True):
-            rows.append(_row(name, layer, width, report, references[layer].errors(block)))
+            experts = mixtures.errors(layer, block)
+            rows.append(_row(name, layer, width, report, references[layer].errors(block), experts))
+        mixtures.add(name, width, compressed.blocks)
         gallery.add(name, width, compressed.blocks)
     comparison = Comparison(
         rows=tuple(rows),
+        routing=tuple(mixtures.routing),
         command=command_line(options),
         settings=_settings(plan, layers),
         model=describe_model(model),
@@ -173,7 +182,14 @@ def _inputs(model: Model, sentences: Sequence[str], tokens: int, options: Compar
     )
 
 
-def _row(name: str, layer: int, width: float, report: BlockReport, errors: Mapping[str, float]) -> Row:
+def _row(
+    name: str,
+    layer: int,
+    width: float,
+    report: BlockReport,
+    errors: Mapping[str, float],
+    experts: tuple[ExpertErrors, ...] | None,
+) -> Row:
     return Row(
         method=name,
         layer=layer,
@@ -182,6 +198,7 @@ def _row(name: str, layer: int, width: float, report: BlockReport, errors: Mappi
         parameters=report.parameters,
         original_parameters=report.original_parameters,
         seconds=report.seconds,
+        experts=experts,
         **errors,
     )
 

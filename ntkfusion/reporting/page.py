@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from matplotlib.figure import Figure
 
 from ntkfusion.reporting.answer import answer, averaged, join, layer_label, layers, methods, width_label, widths
+from ntkfusion.reporting.cells import Cell
+from ntkfusion.reporting.expert_table import EXPERT_HEADER, EXPERTS_NOTE, expert_cells
 from ntkfusion.reporting.plots import DPI, save_png
 from ntkfusion.reporting.results import Comparison
-from ntkfusion.reporting.table import HEADER, Cell, conditions, method_cells, model_name, number
+from ntkfusion.reporting.table import HEADER, conditions, method_cells, model_name, number
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #5a656d; --line: #d9dee2; --ground: #fbfbfa; --card: #f0f3f5;
@@ -94,7 +96,8 @@ def html_page(comparison: Comparison, descriptions: Mapping[str, str], figures: 
         *(_figure(name, figure) for name, figure in figures.items()),
         "<h2>The numbers</h2>",
         f'<p class="soft">Errors {escape(averaged(comparison))}; the best of each column is bold.</p>',
-        *(_table(comparison, width) for width in widths(comparison)),
+        *(_table(HEADER, method_cells(comparison, width), width) for width in widths(comparison)),
+        *_experts(comparison),
         "<h2>How to read the errors</h2>",
         _READING,
         *(["<h2>The methods</h2>", f"<dl>{''.join(known)}</dl>"] if known else []),
@@ -156,12 +159,20 @@ def _figure(name: str, figure: Figure | bytes) -> str:
     return f'<figure><div class="picture">{image}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def _table(comparison: Comparison, width: float) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEADER)
-    rows = "\n".join(f"<tr>{_row(cells)}</tr>" for cells in method_cells(comparison, width))
+def _experts(comparison: Comparison) -> list[str]:
+    """What became of experts and routing, if the model has any."""
+    if not comparison.routing:
+        return []
+    tables = (_table(EXPERT_HEADER, expert_cells(comparison, width), width) for width in widths(comparison))
+    return ["<h2>The experts</h2>", f'<p class="soft">{escape(EXPERTS_NOTE)}</p>', *tables]
+
+
+def _table(header: Sequence[str], rows: Sequence[list[Cell]], width: float) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "\n".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
     caption = f"<caption>Width {escape(width_label(width))}</caption>"
     return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 

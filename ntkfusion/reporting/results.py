@@ -17,6 +17,47 @@ FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpertErrors:
+    """What one method did to one expert of a mixture, by itself, on the held-out tokens that are routed to it.
+
+    Attributes:
+        expert: index of the expert.
+        tokens: how many held-out tokens the original router sends to it.
+        output_error: as in `Row`, of the expert's own block; None if it has fewer than two tokens.
+        sgd_kernel_error: likewise.
+        sign_kernel_error: likewise.
+    """
+
+    expert: int
+    tokens: int
+    output_error: float | None
+    sgd_kernel_error: float | None
+    sign_kernel_error: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """Whether the routers of a network choose the same experts once all compared layers are compressed at once.
+
+    Attributes:
+        method: name on the command line.
+        width: kept fraction of the hidden width.
+        pairs: how many (held-out token, mixture of experts) pairs were looked at.
+        agreement: the share of them whose chosen expert stays the same.
+        flipped_mass: of the probability that the original routers give to the experts they choose, the share that is
+            with pairs whose expert changes; below 1 − agreement if those were the unsure ones.
+        layers: index of a layer with a mixture → the agreement in this layer.
+    """
+
+    method: str
+    width: float
+    pairs: int
+    agreement: float
+    flipped_mass: float
+    layers: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """What one method did to one layer at one width.
 
@@ -34,6 +75,7 @@ class Row:
         sgd_kernel_error: of the SGD kernel.
         sign_kernel_error: of the sign kernel.
         seconds: wall-clock time of compressing this layer, compilation included.
+        experts: of a mixture of experts, the errors of every expert; None for other blocks.
     """
 
     method: str
@@ -46,6 +88,7 @@ class Row:
     sgd_kernel_error: float
     sign_kernel_error: float
     seconds: float
+    experts: tuple[ExpertErrors, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +103,7 @@ class Comparison:
         inputs: where the tokens came from and how many there are, calibration and held-out.
         environment: versions, device, number of cores.
         seconds: wall-clock time of the whole run.
+        routing: one per method and width, if the model has mixtures of experts.
     """
 
     rows: tuple[Row, ...]
@@ -69,10 +113,16 @@ class Comparison:
     inputs: Mapping[str, Any]
     environment: Mapping[str, Any]
     seconds: float
+    routing: tuple[Routing, ...] = ()
 
     def to_json(self) -> str:
-        """The text of ``results.json``. Numbers that are not finite become null, as JSON has no other word for them."""
-        return json.dumps(_finite({"format": FORMAT, **dataclasses.asdict(self)}), indent=1, allow_nan=False) + "\n"
+        """The text of ``results.json``. Numbers that are not finite become null, as JSON has no other word for them.
+
+        What only models with mixtures of experts have is left out for others.
+        """
+        contents = {"format": FORMAT, **dataclasses.asdict(self)}
+        contents["rows"] = [_without_empty(row, "experts") for row in contents["rows"]]
+        return json.dumps(_finite(_without_empty(contents, "routing")), indent=1, allow_nan=False) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +151,24 @@ def read_comparison(path: Path) -> Comparison:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data.pop("format")
-        rows = tuple(Row(**_numbers(row)) for row in data.pop("rows"))
-        comparison = Comparison(rows=rows, **data)
+        rows = tuple(_row(row) for row in data.pop("rows"))
+        routing = tuple(Routing(**_numbers(change)) for change in data.pop("routing", ()))
+        comparison = Comparison(rows=rows, routing=routing, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a results.json of ntkfusion compare: {error}") from error
     if version != FORMAT:
         raise InputError(f"{path} has format {version}; this version reads {FORMAT}")
     return comparison
+
+
+def _row(data: dict[str, Any]) -> Row:
+    experts = data.pop("experts", None)
+    found = None if experts is None else tuple(ExpertErrors(**expert) for expert in experts)
+    return Row(**_numbers(data), experts=found)
+
+
+def _without_empty(data: dict[str, Any], name: str) -> dict[str, Any]:
+    return data if data[name] else {key: value for key, value in data.items() if key != name}
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.box import HORIZONTALS
@@ -15,8 +15,6 @@ from ntkfusion.reporting.answer import (
     answer,
     averaged,
     error_grid,
-    format_error,
-    is_best,
     layer_label,
     layers,
     mean_errors,
@@ -24,17 +22,12 @@ from ntkfusion.reporting.answer import (
     width_label,
     widths,
 )
+from ntkfusion.reporting.cells import Cell, error_cells
+from ntkfusion.reporting.expert_table import EXPERT_HEADER, EXPERTS_NOTE, expert_cells
 from ntkfusion.reporting.results import Comparison
 
 #: Columns of the table with one row per method.
 HEADER = ("method", *ERRORS.values(), "parameters kept", "seconds")
-
-
-class Cell(NamedTuple):
-    """The text of a table cell, and whether it is the best of its column."""
-
-    text: str
-    best: bool = False
 
 
 def method_cells(comparison: Comparison, width: float) -> list[list[Cell]]:
@@ -47,7 +40,7 @@ def method_cells(comparison: Comparison, width: float) -> list[list[Cell]]:
     Returns:
         Rows of cells.
     """
-    errors = [_cells(values) for values in mean_errors(comparison, width).values()]
+    errors = [error_cells(values) for values in mean_errors(comparison, width).values()]
     names = methods(comparison)
     return [[Cell(name), *(e[i] for e in errors), *_costs(comparison, width, name)] for i, name in enumerate(names)]
 
@@ -78,7 +71,7 @@ def layer_table(comparison: Comparison, width: float) -> str:
     header = ("method", *(f"layer {layer}" for layer in layers(comparison)))
     tables = []
     for error, label in ERRORS.items():
-        columns = [_cells(column) for column in error_grid(comparison, width, error).T]
+        columns = [error_cells(column) for column in error_grid(comparison, width, error).T]
         rows = [[Cell(name), *(c[i] for c in columns)] for i, name in enumerate(methods(comparison))]
         tables.append(f"{label[0].upper()}{label[1:]} by layer\n\n{_markdown(header, rows)}")
     return "\n\n".join(tables)
@@ -127,11 +120,22 @@ def markdown_report(comparison: Comparison, descriptions: Mapping[str, str]) -> 
         parts += [f"## Width {width_label(width)}, {averaged(comparison)}", method_table(comparison, width)]
     for width in widths(comparison):
         parts += [f"## Width {width_label(width)}, layer by layer", layer_table(comparison, width)]
+    parts += _expert_parts(comparison)
     known = [f"- `{name}`: {_plain(descriptions[name])}" for name in methods(comparison) if name in descriptions]
     if known:
         parts += ["## Methods", "\n".join(known)]
     parts += ["## Repeat it", "\n".join(f"    {line}" for line in comparison.command.splitlines())]
     return "\n\n".join(parts) + "\n"
+
+
+def _expert_parts(comparison: Comparison) -> list[str]:
+    """What became of experts and routing, if the model has any."""
+    if not comparison.routing:
+        return []
+    parts = ["## Experts", EXPERTS_NOTE]
+    for width in widths(comparison):
+        parts += [f"Width {width_label(width)}", _markdown(EXPERT_HEADER, expert_cells(comparison, width))]
+    return parts
 
 
 def console_table(comparison: Comparison) -> Table:
@@ -175,10 +179,6 @@ def _costs(comparison: Comparison, width: float, method: str) -> list[Cell]:
         Cell(f"{100 * kept:.1f} %" if np.isfinite(kept) else "n/a"),
         Cell(f"{seconds:.2f}" if np.isfinite(seconds) else "n/a"),
     ]
-
-
-def _cells(values: np.ndarray) -> list[Cell]:
-    return [Cell(format_error(float(v)), best) for v, best in zip(values, is_best(values), strict=True)]
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:

@@ -34,6 +34,9 @@ CONFIG = SwitchConfig(
     decoder_sparse_step=1,
     eos_token_id=102,
 )
+#: Short sentences, all of one padded length: few programs are compiled.
+WORDS = ("film", "plot", "actor", "scene", "music", "ending", "story", "hero")
+SENTENCES = [f"the {one} was {how} but the {two} was not" for one in WORDS for two in WORDS for how in ("dull", "fine")]
 FEW = ("--tokens", "40", "--calibration-tokens", "60", "--restarts", "2")
 
 
@@ -51,18 +54,27 @@ def folder(tmp_path_factory, minilm):
 
 
 @pytest.fixture(scope="module")
-def report(folder, tmp_path_factory):
+def text(tmp_path_factory):
+    """A file of sentences."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n".join(SENTENCES))
+    return file
+
+
+@pytest.fixture(scope="module")
+def report(folder, text, tmp_path_factory):
     """What `compare` writes."""
     out = tmp_path_factory.mktemp("report") / "out"
-    main(["compare", str(folder), "--methods", "mlp-fusion", "--width", "0.25", *FEW, "--out", str(out)])
+    options = ["--methods", "mlp-fusion", "--width", "0.25", "--text", str(text), *FEW]
+    main(["compare", str(folder), *options, "--out", str(out)])
     return out
 
 
-def test_experts_are_compared_one_by_one(report, folder):
+def test_experts_are_compared_one_by_one(report, folder, text):
     model, rows = nf.load_model(folder), read_comparison(report / "results.json").rows
     assert [(row.layer, row.width) for row in rows] == [(layer, 0.25) for layer in range(3)]
     blocks, small = model.mlp_blocks(), nf.compress(model, nf.MLPFusion(0.25, num_restarts=2))[0].mlp_blocks()
-    held_out = nf.collect_block_inputs(model, make_plan(Compare()).held_out, max_tokens=40, seed=0)
+    held_out = nf.collect_block_inputs(model, make_plan(Compare(text=text)).held_out, max_tokens=40, seed=0)
     for row in rows:
         x, block = held_out.inputs[row.layer], blocks[row.layer]
         if row.layer == 0:
@@ -77,7 +89,7 @@ def test_experts_are_compared_one_by_one(report, folder):
         assert row.experts[most].sgd_kernel_error == pytest.approx(expected, rel=1e-3)
 
 
-def test_routing_is_that_of_the_whole_compressed_network(report, folder):
+def test_routing_is_that_of_the_whole_compressed_network(report, folder, text):
     comparison = read_comparison(report / "results.json")
     (change,) = comparison.routing
     assert (change.method, change.width, change.pairs) == ("mlp-fusion", 0.25, 80)
@@ -85,7 +97,7 @@ def test_routing_is_that_of_the_whole_compressed_network(report, folder):
     assert 0 < change.flipped_mass < 1
     model = nf.load_model(folder)
     small, _ = nf.compress(model, nf.MLPFusion(0.25, num_restarts=2))
-    blocks, sentences = model.mlp_blocks(), make_plan(Compare()).held_out
+    blocks, sentences = model.mlp_blocks(), make_plan(Compare(text=text)).held_out
     before, after = (nf.collect_block_inputs(one, sentences, max_tokens=40, seed=0).inputs for one in (model, small))
     same = {
         str(layer): np.argmax(before[layer] @ blocks[layer].router, axis=1)
@@ -104,9 +116,9 @@ def test_experts_are_in_the_report(report):
     assert page.count("<caption>Width 1/4</caption>") == 2
 
 
-def test_kernel_of_a_mixture(folder, tmp_path):
+def test_kernel_of_a_mixture(folder, text, tmp_path):
     out = tmp_path / "k.npz"
-    main(["kernel", str(folder), "--scope", "block:2", "--tokens", "9", "--out", str(out)])
+    main(["kernel", str(folder), "--scope", "block:2", "--tokens", "9", "--text", str(text), "--out", str(out)])
     file = load_kernel_file(out)
     assert list(file.groups) == ["router", "experts/w1", "experts/w2"]
     block, x = nf.load_model(folder).mlp_blocks()[2], jnp.asarray(file.inputs["block_inputs"])

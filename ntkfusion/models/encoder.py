@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.encoder_config import EncoderConfig
 from ntkfusion.models.mlp_module import MLP
@@ -51,12 +52,17 @@ class Embeddings(nn.Module):
         init = nn.initializers.normal(self.config.initializer_range)
         return nn.Embed(rows, self.config.embedding_width, embedding_init=init)
 
+    def _words(self, batch: Batch) -> Float[Array, "B T e"]:
+        if batch.inputs_embeds is not None:
+            return batch.inputs_embeds
+        if batch.input_ids is None:
+            raise InputError("give exactly one of input_ids and inputs_embeds")
+        return _lookup(self.word, batch.input_ids, frozen=self.config.pad_token_id)
+
     @nn.compact
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "B T e"]:
         """Embed token ids, or take word embeddings as they are."""
-        config, words = self.config, batch.inputs_embeds
-        if words is None:
-            words = _lookup(self.word, batch.input_ids, frozen=config.pad_token_id)
+        config, words = self.config, self._words(batch)
         positions = _lookup(self.position, _position_ids(batch, config.unplaced_token), frozen=config.unplaced_token)
         types = self.token_type(_token_type_ids(batch))
         embedded = layer_norm(words + types + positions, config, "norm")

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
-from ntkfusion.models.model import Model, Params, abstract_params, example_batch
+from ntkfusion.models.model import Model, abstract_params, example_batch
 
 
 def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, seed: int = 0) -> Model:
@@ -63,6 +63,6 @@ def _with_head(config: ModelConfig, head: Head, num_labels: int | None) -> Model
     return dataclasses.replace(config, head=head, num_labels=num_labels)
 
 
-def _leaves(tree: Params) -> dict[str, Any]:
+def _leaves(tree: Any) -> dict[str, Any]:
     """Path → leaf."""
     return flatten_dict(tree, sep="/")

@@ -15,7 +15,7 @@ import tyro
 
 from ntkfusion._version import __version__
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.options import Compare, Compress, Convert, Inspect, Kernel
+from ntkfusion.options import Compare, Compress, Convert, Inspect, Kernel, Verify
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -23,6 +23,7 @@ Command = (
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Kernel, tyro.conf.subcommand("kernel")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 #: Exit code after Ctrl-C.
@@ -180,7 +181,7 @@ def run_convert(options: Convert, interrupts: Interrupts) -> None:
     check_request(options.out, **how)
     model, audit = load_with_audit(options.model)
     interrupts.check()
-    notes = {"command": command_line(options, positional=["out"]), "left aside": audit.left_aside}
+    notes = {"command": command_line(options, positional=("model", "out")), "left aside": audit.left_aside}
     save_model(model, options.out, notes=notes, pad=options.pad, merge=options.merge, **how)
     print_conversion(model, audit, options.format, options.out, Console())
 
@@ -225,6 +226,32 @@ def run_kernel(options: Kernel, interrupts: Interrupts) -> None:
     print_kernel(file, spectra, plan.files, Console())
 
 
+def run_verify(options: Verify, interrupts: Interrupts) -> None:
+    """``ntkfusion verify``: run the theory checks, write the report, print the table; exit code 1 if one fails."""
+    _prepare_libraries()
+    from rich.console import Console
+
+    from ntkfusion.folders import new_folder
+    from ntkfusion.progress import progress_bar
+    from ntkfusion.reporting.verification import verification_table, write_verification
+    from ntkfusion.verify_job import chosen_checks, output_folder, run
+
+    checks, folder = chosen_checks(options), output_folder(options)
+    with progress_bar(len(checks) + 1) as advance:
+        verification = run(options, checks, interrupts.checked(advance))
+        interrupts.check()
+        with new_folder(folder, overwrite=options.overwrite) as written:
+            write_verification(verification, written)
+    console = Console()
+    console.print(verification_table(verification))
+    for finding in verification.findings:
+        for failure in finding.outcome.failures:
+            console.print(f"{finding.check.name}: {failure}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
+    if not verification.passed:
+        sys.exit(1)
+
+
 def _prepare_libraries() -> None:
     """Settings that libraries read when they are imported; what the user has set stays."""
     # nothing but our own words on the terminal
@@ -241,4 +268,5 @@ _RUN: dict[type, Callable[[Any, Interrupts], None]] = {
     Convert: run_convert,
     Inspect: run_inspect,
     Kernel: run_kernel,
+    Verify: run_verify,
 }

@@ -43,20 +43,18 @@ def describe_text(path: Path | None) -> str:
     return "packaged sample" if path is None else str(path)
 
 
-def command_line(options: Any, positional: Sequence[str] = ()) -> str:
+def command_line(options: Any, positional: Sequence[str] = ("model",)) -> str:
     """The command line that repeats a run.
 
     Args:
-        options: a dataclass of `ntkfusion.options`, named like its command, with a positional `model`.
-        positional: other fields without a flag, in their order.
+        options: a dataclass of `ntkfusion.options`, named like its command.
+        positional: its fields without a flag, in their order.
     """
-    words = ["ntkfusion", type(options).__name__.lower(), shlex.quote(options.model)]
+    words = ["ntkfusion", type(options).__name__.lower()]
+    words += [shlex.quote(str(getattr(options, name))) for name in positional]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if field.name == "model" or value == field.default:
-            continue
-        if field.name in positional:
-            words.append(shlex.quote(str(value)))
+        if field.name in positional or value == field.default:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if not isinstance(value, bool):

@@ -81,7 +81,7 @@ def parameter_shares(model: Model) -> Mapping[str, int]:
     parts: dict[str, int] = {"embeddings": 0, "attention": 0}
     for path, leaf in leaves:
         names = path.split("/")
-        if "attention" in names:
+        if {"attention", "cross_attention"} & {*names}:
             parts["attention"] += leaf.size
         elif names[0] == "embeddings":
             parts["embeddings"] += leaf.size

@@ -1,0 +1,190 @@
+"""What a theory check is: a statement, numbers that it must not exceed, and controls that must fail.
+
+A check that cannot fail is worth nothing. Besides its rows every check therefore brings controls: the same comparison
+with something wrong on purpose (a weight moved behind the bound's back, a term left out). A control that passes fails
+the check.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison: what was measured, and what it must not exceed.
+
+    Attributes:
+        case: what was compared, such as ``MiniLM, layer 3, width 1/4, output``.
+        measured: one number per input or pair.
+        bound: the largest value each may have; a tolerance for statements that something is exact.
+        of: what one of the numbers is: "inputs", "pairs", "steps".
+        layer: the layer of a real model it belongs to, or None.
+        width: the kept share of the neurons, or None.
+    """
+
+    case: str
+    measured: np.ndarray
+    bound: np.ndarray
+    of: str = "pairs"
+    layer: int | None = None
+    width: float | None = None
+
+    @classmethod
+    def of_arrays(cls, case: str, measured: Any, bound: Any, **facts: Any) -> Row:
+        """A row from arrays of any shape, the bound broadcast to what was measured."""
+        values = np.asarray(measured, np.float64)
+        return cls(case, values.ravel(), np.broadcast_to(np.asarray(bound, np.float64), values.shape).ravel(), **facts)
+
+    @property
+    def count(self) -> int:
+        """How many numbers were compared."""
+        return self.measured.size
+
+    @property
+    def violations(self) -> int:
+        """How many exceed their bound; what is not a number does."""
+        return int(np.count_nonzero(~(self.measured <= self.bound)))
+
+    @property
+    def holds(self) -> bool:
+        """Whether none does."""
+        return self.count > 0 and not self.violations
+
+    @property
+    def ratio(self) -> float:
+        """Median of bound / measured: how loose the bound is; NaN where nothing was measured above 0."""
+        positive = self.measured > 0
+        return float(np.median(self.bound[positive] / self.measured[positive])) if positive.any() else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A comparison with something wrong on purpose.
+
+    Attributes:
+        name: what is wrong.
+        failed: whether the comparison failed, as it should.
+    """
+
+    name: str
+    failed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Lines of a figure: a trajectory, or an error against the size of a perturbation.
+
+    Attributes:
+        title: what is shown.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        lines: name → (horizontal values, vertical values).
+        log: whether both axes are logarithmic.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: dict[str, tuple[np.ndarray, np.ndarray]]
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a check found.
+
+    Attributes:
+        rows: the comparisons.
+        controls: what must fail.
+        facts: further numbers worth printing, such as a fitted slope.
+        curves: what is worth a picture.
+    """
+
+    rows: tuple[Row, ...]
+    controls: tuple[Control, ...]
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """Everything that went wrong, in words; a check without rows or controls is wrong too."""
+        broken = [f"{row.case}: {row.violations} of {row.count} {row.of} exceed" for row in self.rows if not row.holds]
+        passed = [f"control passes: {control.name}" for control in self.controls if not control.failed]
+        parts = {"nothing was compared": self.rows, "there is no control": self.controls}
+        return broken + passed + [sentence for sentence, part in parts.items() if not part]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the statement holds and every control fails."""
+        return not self.failures
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """MLP blocks of a real model and what reaches them, in float64.
+
+    Attributes:
+        name: for people.
+        blocks: layer → block.
+        inputs: layer → block inputs, [N, d].
+    """
+
+    name: str
+    blocks: dict[int, Any]
+    inputs: dict[int, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """What a check may use.
+
+    Attributes:
+        quick: whether to answer within seconds: fewer cases, widths and layers.
+        seed: drives every random choice.
+        models: real models; empty where there are none.
+    """
+
+    quick: bool = True
+    seed: int = 0
+    models: Sequence[Real] = ()
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Kept shares of neurons on real blocks."""
+        return (0.25,) if self.quick else (0.125, 0.25, 0.5)
+
+    def layers(self) -> Iterator[tuple[Real, int]]:
+        """Real blocks to check: of every model all layers, or the middle one."""
+        for model in self.models:
+            layers = sorted(model.blocks)
+            for layer in [layers[len(layers) // 2]] if self.quick else layers:
+                yield model, layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A statement with the function that tries to break it.
+
+    Attributes:
+        name: kebab-case, as on the command line.
+        statement: one sentence.
+        run: the function.
+    """
+
+    name: str
+    statement: str
+    run: Callable[[Scope], Outcome]
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Float64, and matrix products at full precision."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        yield

@@ -1,0 +1,69 @@
+"""Run checks one by one and print what they found; scripts in ``theory_checks/`` end with `run_alone`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from ntkfusion.theory.check import Check, Outcome, Scope, double_precision
+
+
+def run_check(check: Check, scope: Scope) -> tuple[Outcome, float]:
+    """The outcome of a check in float64, and the seconds it took."""
+    start = time.perf_counter()
+    with double_precision():
+        outcome = check.run(scope)
+    return outcome, time.perf_counter() - start
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """One line per comparison: the largest number that was measured beside its bound."""
+    table = Table(show_edge=False)
+    for name in ("case", "measured", "bound", "median bound / measured", "compared", ""):
+        table.add_column(name, justify="left" if name in ("case", "") else "right")
+    for row in outcome.rows:
+        worst = (row.measured - row.bound).argmax() if row.count else None
+        numbers = ["–", "–"] if worst is None else [f"{row.measured[worst]:.3e}", f"{row.bound[worst]:.3e}"]
+        verdict = "PASS" if row.holds else f"FAIL ({row.violations})"
+        table.add_row(row.case, *numbers, f"{row.ratio:.3g}", f"{row.count} {row.of}", verdict)
+    return table
+
+
+def print_outcome(check: Check, outcome: Outcome, seconds: float, console: Console) -> None:
+    """Print the statement, the numbers and the verdict.
+
+    Args:
+        check: what was checked.
+        outcome: what was found.
+        seconds: how long it took.
+        console: where to.
+    """
+    console.print(f"[bold]{check.name}[/bold]: {check.statement}", highlight=False)
+    console.print(outcome_table(outcome))
+    for name, text in outcome.facts.items():
+        console.print(f"{name}: {text}", highlight=False, markup=False)
+    for control in outcome.controls:
+        word = "fails, as it must" if control.failed else "PASSES, which it must not"
+        console.print(f"control {word}: {control.name}", highlight=False, markup=False)
+    verdict = "PASS" if outcome.passed else "FAIL: " + "; ".join(outcome.failures)
+    console.print(f"{verdict} ({seconds:.1f} s)\n", highlight=False, markup=False)
+
+
+def run_alone(check: Check) -> int:
+    """The main function of a script: run the check, print, and return the exit code.
+
+    Options on the command line are ``--full`` (every case, and the packaged real model if it is installed), ``--seed``.
+    """
+    parser = argparse.ArgumentParser(description=check.statement)
+    parser.add_argument("--full", action="store_true", help="every case, and the packaged real model")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    from ntkfusion.theory.real_blocks import packaged_blocks
+
+    scope = Scope(not arguments.full, arguments.seed, packaged_blocks(arguments.seed))
+    outcome, seconds = run_check(check, scope)
+    print_outcome(check, outcome, seconds, Console())
+    return int(not outcome.passed)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ntkfusion.errors import OutputExistsError
+from ntkfusion.theory.check import Scope
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,26 +21,24 @@ def zero_residual():
     return runpy.run_path(str(ROOT / "theory_checks" / "zero_residual.py"))
 
 
-def test_zero_residual_passes(x64, zero_residual, capsys):
-    assert zero_residual["main"]() == 0
-    out = capsys.readouterr().out
-    assert out.count("PASS") == 21
-    assert "FAIL" not in out
+def test_zero_residual_passes(x64, zero_residual):
+    outcome = zero_residual["CHECK"].run(Scope())
+    assert outcome.failures == []
+    assert (len(outcome.rows), len(outcome.controls)) == (60, 17)
 
 
-def test_zero_residual_fails_when_the_theorem_is_wrong(x64, zero_residual, capsys, monkeypatch):
-    main = zero_residual["main"]
-    monkeypatch.setitem(main.__globals__, "kept", lambda variant, activation: {"output", "sgd", "sign"})
-    assert main() == 1
-    assert "FAIL: 20 of 20" in capsys.readouterr().out
+def test_zero_residual_fails_when_the_theorem_is_wrong(x64, zero_residual, monkeypatch):
+    run = zero_residual["CHECK"].run
+    monkeypatch.setitem(run.__globals__, "ACTIVATIONS", ("relu",))
+    monkeypatch.setitem(run.__globals__, "kept", lambda variant, activation: {"output", "SGD kernel", "sign kernel"})
+    assert len(run(Scope()).failures) == 3 + 1 + 2 + 1 + 1
 
 
-def test_zero_residual_fails_in_float32(zero_residual, capsys, monkeypatch):
+def test_zero_residual_fails_in_float32(zero_residual, monkeypatch):
     """Nothing is exact to 1e-12 there: the check does not pass by being loose. One activation is enough."""
-    main = zero_residual["main"]
-    monkeypatch.setitem(main.__globals__, "ACTIVATIONS", ("relu",))
-    assert main() == 1
-    assert "FAIL: 4 of 5" in capsys.readouterr().out  # v0 keeps nothing anyway
+    run = zero_residual["CHECK"].run
+    monkeypatch.setitem(run.__globals__, "ACTIVATIONS", ("relu",))
+    assert len(run(Scope()).failures) == 7
 
 
 def test_clustering_benchmark_runs(capsys):

@@ -25,8 +25,8 @@ from ntkfusion.kernels.oracle import block_function, dense_kernel
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ENCODER = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
-ENCODER |= {"vocab_size": 31, "max_position_embeddings": 24, "num_labels": 3, "pad_token_id": 0}
-DECODER = {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 24, "vocab_size": 31, "num_labels": 3}
+ENCODER |= {"vocab_size": 31, "max_position_embeddings": 24, "pad_token_id": 0}
+DECODER = {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 24, "vocab_size": 31}
 DECODER |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SWITCH = {"d_model": 12, "d_kv": 4, "d_ff": 20, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 3}
 SWITCH |= {"num_experts": 2, "vocab_size": 31, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
@@ -45,7 +45,8 @@ class Architecture:
     def oracle(self, head):
         """A random PyTorch model whose every parameter matters."""
         torch.manual_seed(0)
-        config = getattr(transformers, f"{self.start}Config")(**self.sizes, attn_implementation="eager")
+        labels = 2 if head == "ForQuestionAnswering" else 3  # a start and an end
+        config = getattr(transformers, f"{self.start}Config")(**self.sizes, num_labels=labels)
         oracle = getattr(transformers, f"{self.start}{head}")(config)
         with torch.no_grad():
             for parameter in oracle.parameters():

@@ -169,12 +169,14 @@ Problem = BlockProblem | NetworkProblem
 def parameter_groups(model: Model, scope: str) -> dict[str, str]:
     """Group → pattern of parameter paths: one per layer; for the whole network also embeddings and the rest.
 
-    Patterns are tried in this order, and "head" takes what no other has.
+    Patterns are tried in this order: a stack such as "encoder" takes what is in none of its layers, and "head" what no
+    other group has.
     """
     layers = model.config.layer_paths
     if scope == "mlp":
         return {layer: f"{path}/*" for layer, path in zip(layers, model.config.block_paths, strict=True)}
     groups = {"embeddings": "embeddings/*", **{layer: f"{layer}/*" for layer in layers}}
+    groups |= {stack: f"{stack}/*" for stack in (layer.rpartition("/")[0] for layer in layers) if stack}
     if not all(matches(path, list(groups.values())) for path in parameter_paths(model.params)):
         groups["head"] = "*"
     return groups

@@ -131,7 +131,14 @@ def test_kernel_of_the_network(folder, tmp_path):
     main(["kernel", str(folder), "--examples", "3", "--max-length", "6", "--out", str(out)])
     file = load_kernel_file(out)
     model = nf.load_model(folder)
-    assert list(file.groups) == ["embeddings", "encoder/layer_0", "encoder/layer_1", "decoder/layer_0", "head"]
+    assert list(file.groups) == [
+        "embeddings",
+        "encoder/layer_0",
+        "encoder/layer_1",
+        "decoder/layer_0",
+        "encoder",
+        "decoder",
+    ]
 
     def f(params, ids, mask):
         out = model.apply(params, input_ids=ids[None], attention_mask=mask[None])

@@ -98,7 +98,7 @@ CASES = [
     ),
 ]  # fmt: skip
 #: The cases that are checked every time; the others have the mark "slow".
-ALWAYS = {("float64", 1), ("float64", 6), ("float32", 0)}
+ALWAYS = {("float64", 1), ("float64", 6)}
 
 
 def small_oracle(case, dtype="float32"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ import transformers
 from torch_parity import compare
 
 from ntkfusion.checkpoints.load import load_model
+from ntkfusion.models.model import Model, abstract_params
 
 TINY = {
     "vocab_size": 61,
@@ -136,3 +139,10 @@ def with_embeddings(oracle, batch):
     """The batch with word embeddings in place of token ids."""
     words = oracle.get_input_embeddings()(torch.tensor(batch["input_ids"])).detach().numpy()
     return {"inputs_embeds": words} | {name: values for name, values in batch.items() if name != "input_ids"}
+
+
+def random_weights(config, scale=1.0):
+    """A model of ours with random weights, made without compiling anything."""
+    rng = np.random.default_rng(0)
+    shapes = abstract_params(config)
+    return Model(config, jax.tree.map(lambda leaf: jnp.float32(scale * rng.normal(size=leaf.shape)), shapes))

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_parity import random_weights
 
 import ntkfusion as nf
 from ntkfusion.models.albert_config import AlbertConfig
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.encoder import Embeddings
-from ntkfusion.models.model import abstract_params
 from ntkfusion.models.roberta_config import RobertaConfig
 
 SIZES = {
@@ -38,13 +38,6 @@ CASES = {
 }
 
 
-def random_weights(config):
-    rng = np.random.default_rng(0)
-    return nf.Model(
-        config, jax.tree.map(lambda leaf: jnp.float32(0.2 * rng.normal(size=leaf.shape)), abstract_params(config))
-    )
-
-
 def dropouts(intermediates):
     """What every call of a dropout returned."""
     found = jax.tree_util.tree_leaves_with_path(intermediates)
@@ -54,10 +47,12 @@ def dropouts(intermediates):
 IDS = jnp.asarray(np.random.default_rng(1).integers(2, 50, size=(8, 30)))
 
 
-@pytest.mark.parametrize("name", ["BERT", pytest.param("RoBERTa", marks=pytest.mark.slow), "ALBERT"])
+@pytest.mark.parametrize(
+    "name", ["ALBERT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("BERT", "RoBERTa"))]
+)
 def test_expected_fraction_is_dropped_everywhere(name):
     config, expected = CASES[name]
-    model = random_weights(config)
+    model = random_weights(config, 0.2)
 
     @jax.jit
     def run(key):
@@ -80,7 +75,7 @@ def test_expected_fraction_is_dropped_everywhere(name):
 
 
 def test_dropout_needs_a_key_and_follows_it():
-    model = random_weights(CASES["BERT"][0])
+    model = random_weights(nf.BertConfig(**SIZES | {"num_hidden_layers": 1}), 0.2)
     run = jax.jit(lambda key: model.apply(model.params, input_ids=IDS, dropout_key=key).logits)
     plain = jax.jit(lambda: model.apply(model.params, input_ids=IDS).logits)
     first, again, other = (run(jax.random.key(seed)) for seed in (1, 1, 2))
@@ -92,7 +87,7 @@ def test_dropout_needs_a_key_and_follows_it():
 def test_kept_units_are_scaled_up():
     config = CASES["BERT"][0]
     module, batch = Embeddings(config), Batch(jnp.ones_like(IDS), input_ids=IDS)
-    params = {"params": random_weights(config).params["embeddings"]}
+    params = {"params": random_weights(config, 0.2).params["embeddings"]}
     whole = module.apply(params, batch)
     part = module.apply(params, batch, deterministic=False, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_allclose(part, np.where(part == 0, 0, whole / 0.8), rtol=1e-6)

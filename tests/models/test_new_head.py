@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoder_parity import random_weights
 from flax.traverse_util import flatten_dict
 
 import ntkfusion as nf
@@ -48,8 +49,7 @@ def leaves(model):
 @pytest.fixture(scope="module")
 def bert():
     """A bare BERT with a pooler."""
-    rng = np.random.default_rng(0)
-    return nf.Model(BERT, jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), abstract_params(BERT)))
+    return random_weights(BERT)
 
 
 @pytest.mark.parametrize(("config", "head"), HEADS)

@@ -63,8 +63,16 @@ if TYPE_CHECKING:
     from ntkfusion.models.model import Model, random_model
     from ntkfusion.models.new_head import with_new_head
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
+    from ntkfusion.theory.output_bounds import output_bound
+    from ntkfusion.theory.sgd_bounds import sgd_kernel_bound
+    from ntkfusion.theory.sign_bounds import sign_kernel_bound
+    from ntkfusion.theory.signal_bounds import signal_bound
 
 _HOMES = {
+    "output_bound": "theory.output_bounds",
+    "sgd_kernel_bound": "theory.sgd_bounds",
+    "sign_kernel_bound": "theory.sign_bounds",
+    "signal_bound": "theory.signal_bounds",
     "tune": "compression.tuning",
     "Tuning": "compression.tuning",
     "refit_output": "compression.refit",
@@ -212,11 +220,15 @@ __all__ = [
     "match_both",
     "match_constants",
     "network_kernel",
+    "output_bound",
     "random_model",
     "refit_output",
     "row_mesh",
     "save_model",
     "sequence_kernel",
+    "sgd_kernel_bound",
+    "sign_kernel_bound",
+    "signal_bound",
     "tune",
     "with_new_head",
 ]

@@ -47,5 +47,10 @@ def residuals_at(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
         raise InputError(f"bounds are evaluated in float64, the inputs are {x.dtype}; convert them")
     if not bool(jnp.all(jnp.isfinite(x))):
         raise InputError("inputs hold values that are not finite")
+    return residuals_of(pair, x)
+
+
+def residuals_of(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
+    """`residuals_at` without its checks: for use inside JAX transformations."""
     extended = pair.extended(x)
     return Residuals(extended, extended @ pair.centre_w.T, extended @ pair.delta_w.T)

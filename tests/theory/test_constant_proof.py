@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,16 +49,16 @@ def test_enclosures_hold_the_derivatives(x64, name):
     edges = np.linspace(-7.75, 7.75, 125)
     inside = edges[:-1, None] + np.diff(edges)[:, None] * np.linspace(0, 1, 7)
     far = np.array([-30.0, -12.0, -8.0, 8.0, 12.0, 30.0])
-    before = np.asarray(f.value(inside))
+    before = np.asarray(f.value(jnp.asarray(inside)))
     for order, function in enumerate((f.first, f.second, f.third, None), start=1):
         boxes = derivative_on(name, Interval(edges[:-1], edges[1:]), order)
         # by the mean value theorem difference quotients of one derivative are values of the next
         values = [np.diff(before) / np.diff(inside)]
         if function is not None:
-            before = np.asarray(function(inside))
+            before = np.asarray(function(jnp.asarray(inside)))
             values.append(before)
             limit = (far > 0) if order == 1 else 0.0
-            assert np.all(np.abs(np.asarray(function(far)) - limit) <= tail(name, order, 8.0) + 1e-15)
+            assert np.all(np.abs(np.asarray(function(jnp.asarray(far))) - limit) <= tail(name, order, 8.0) + 1e-15)
         for value in values:
             assert np.all(value >= boxes.lo[:, None] - 1e-11)
             assert np.all(value <= boxes.hi[:, None] + 1e-11)

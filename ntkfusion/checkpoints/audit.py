@@ -16,7 +16,7 @@ import numpy as np
 from ntkfusion.checkpoints.matching import Found, Matching
 from ntkfusion.checkpoints.names import path_of, slot
 from ntkfusion.checkpoints.tensors import FLOATS, TensorSource
-from ntkfusion.checkpoints.values import converted, value_problems
+from ntkfusion.checkpoints.values import converted, empty, value_problems
 from ntkfusion.errors import CheckpointError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Params, abstract_params
@@ -74,11 +74,12 @@ def read_parameters(
     places = {found.info.name: found.place for found in comparison.readable.values()}
     assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
-        array = converted(stored, dtype)
+        place = places[name]
+        array = converted(stored, dtype, transposed=place.transposed)
         problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
         if not problems:
-            place = places[name]
-            assembly.add(place.path, place.expert, array.T if place.transposed else array)
+            assembly.add(place.path, place.expert, array)
+        del stored, array  # before the next one is read
     if problems:
         raise CheckpointError(opened.source, problems)
     return assembly.params(), _audit(matching, comparison)
@@ -99,7 +100,7 @@ class _Assembly:
             self._whole[path] = jnp.asarray(array)
             return
         if path not in self._stacks:
-            self._stacks[path] = np.empty(self._shapes[path], self._dtype)
+            self._stacks[path] = empty(self._shapes[path], self._dtype)
         self._stacks[path][expert] = array
 
     def params(self) -> Params:

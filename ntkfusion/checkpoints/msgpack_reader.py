@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ntkfusion.checkpoints.files import read_json_object
 from ntkfusion.checkpoints.msgpack_walk import Stored, WalkError, walk
 from ntkfusion.checkpoints.shards import read_index
 from ntkfusion.checkpoints.tensors import FLOATS, TensorInfo
+from ntkfusion.checkpoints.values import empty, read_into
 from ntkfusion.errors import CheckpointError
 
 SINGLE = "flax_model.msgpack"
@@ -65,15 +65,12 @@ class MsgpackFolder:
 
 
 def _read(file: Path, stored: Stored) -> np.ndarray:
-    array = np.empty(math.prod(stored.shape), FLOATS[stored.dtype])
-    room, filled = memoryview(array.view(np.uint8).data), 0
+    array, filled = empty((sum(length for _, length in stored.pieces),), np.uint8), 0
     with file.open("rb") as opened:
         for start, length in stored.pieces:
-            opened.seek(start)
-            if opened.readinto(room[filled : filled + length]) != length:
-                raise OSError("it became shorter while it was read")
+            read_into(opened, start, array[filled : filled + length])
             filled += length
-    return array.reshape(stored.shape)
+    return array.view(FLOATS[stored.dtype]).reshape(stored.shape)
 
 
 def open_msgpack(folder: Path, source: str | None = None) -> MsgpackFolder:

@@ -23,7 +23,7 @@ from ntkfusion.checkpoints.safetensors_reader import SafetensorsFolder, open_fil
 from ntkfusion.checkpoints.tensors import FLOATS
 from ntkfusion.checkpoints.values import converted, value_problems
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import ModelConfig, check_values
+from ntkfusion.models.config import ModelConfig, checked_values
 from ntkfusion.models.model import Model, Origin, Params, abstract_params, with_subtree
 
 _KEYS = {
@@ -109,8 +109,9 @@ def _config(contents: Mapping[str, Any], num_arrays: int) -> ModelConfig:
     fields = {field.name for field in dataclasses.fields(cls)} - {"mlp_layouts"}
     if values.keys() != fields:
         raise InputError(f"config has missing or unknown keys: {', '.join(sorted(values.keys() ^ fields))[:300]}")
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    check_values(cls, given)
+    given = checked_values(
+        cls, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
     try:
         config = cls(**given)
     except TypeError as error:  # values of a kind that nothing can be computed with
@@ -155,6 +156,7 @@ def _read(
         array = converted(stored, dtype)
         problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
         arrays[name] = jnp.asarray(array)
+        del stored, array  # before the next one is read
     if problems:
         raise CheckpointError(opened.source, problems)
     return arrays | {name: arrays[other] for name, other in shared.items()}

@@ -7,8 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from ntkfusion.checkpoints.digests import Statement, joined, read_statement
 from ntkfusion.checkpoints.shards import read_index
 from ntkfusion.checkpoints.tensors import FLOATS, TensorInfo
+from ntkfusion.checkpoints.values import empty, read_into
 from ntkfusion.errors import CheckpointError
 
 SINGLE = "model.safetensors"
@@ -63,7 +64,7 @@ class SafetensorsFolder:
             try:
                 with file.open("rb") as opened:
                     for name in sorted(members, key=lambda name: self.starts[name]):
-                        yield name, read_array(opened, self.starts[name], self.tensors[name])
+                        yield name, _read_array(opened, self.starts[name], self.tensors[name])
             except OSError as error:
                 raise CheckpointError(self.source, [_damage(file, error)]) from error
 
@@ -110,20 +111,10 @@ def open_file(file: Path, source: str) -> SafetensorsFolder:
     return SafetensorsFolder(source, {info.name: info for info in header.infos}, header.starts, header.statement)
 
 
-def read_array(opened: BinaryIO, start: int, info: TensorInfo) -> np.ndarray:
-    """One tensor of an opened file.
-
-    Raises:
-        OSError: if the file ends before the tensor does.
-    """
-    opened.seek(start)
-    dtype = np.dtype(FLOATS[info.dtype])
-    count = math.prod(info.shape) * dtype.itemsize
-    # fromfile allocates before it reads: the header's promise was compared with the file's size when it was opened
-    stored = np.fromfile(opened, np.uint8, count)
-    if stored.size < count:
-        raise OSError(f"{info.name} is cut off")
-    return stored.view(dtype).reshape(info.shape)
+def _read_array(opened: BufferedReader, start: int, info: TensorInfo) -> np.ndarray:
+    array = empty((math.prod(info.shape) * np.dtype(FLOATS[info.dtype]).itemsize,), np.uint8)
+    read_into(opened, start, array)
+    return array.view(FLOATS[info.dtype]).reshape(info.shape)
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,15 @@ def known_values(cls: type[ModelConfig], config: Mapping[str, Any], required: Se
     if missing:
         raise InputError(f"config: missing {', '.join(missing)}")
     names = {field.name for field in dataclasses.fields(cls)} - {*cls.OWN_FIELDS}
-    values = {name: config[name] for name in names if name in config}
+    return checked_values(cls, {name: config[name] for name in names if name in config})
+
+
+def checked_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from a JSON file for some fields, checked; whole numbers become floats where the field is one.
+
+    Raises:
+        InputError: as `check_values`.
+    """
     check_values(cls, values)
-    return values
+    floats = {field.name for field in dataclasses.fields(cls) if str(field.type).startswith("float")}
+    return {k: float(value) if k in floats and value is not None else value for k, value in values.items()}

@@ -28,7 +28,7 @@ import ntkfusion as nf
 from ntkfusion.checkpoints.classes import _CLASSES
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_request, save_model
-from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.errors import CheckpointError, InputError, OutputExistsError
 from ntkfusion.models.model import random_model
 
 
@@ -231,3 +231,28 @@ def test_fused_minilm(minilm, tmp_path):
     np.testing.assert_allclose(found.numpy()[there], np.asarray(ours)[there], atol=1e-5)
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "small")
     assert again("A fused model.")["input_ids"] == minilm.tokenizer("A fused model.")["input_ids"]
+
+
+def test_changes_are_noticed(model, tmp_path):
+    save_model(model, tmp_path / "out")
+    weights, config = tmp_path / "out/model.safetensors", tmp_path / "out/config.json"
+    whole, contents = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"is not what ntkfusion wrote \(its digest differs\)"):
+        load_model(tmp_path / "out")
+    weights.write_bytes(whole)
+    config.write_text(contents.replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 0.1'))
+    with pytest.raises(CheckpointError, match="layer_norm_eps was 1e-12 and is now"):
+        load_model(tmp_path / "out")
+    config.write_text(contents.replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'))
+    assert load_model(tmp_path / "out").config.hidden_dropout_prob == 0.2
+
+
+def test_what_transformers_saves_again_is_foreign(model, tmp_path):
+    save_model(model, tmp_path / "out")
+    oracle = transformers.BertModel.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        oracle.pooler.dense.bias += 1
+    oracle.save_pretrained(tmp_path / "trained")
+    trained = load_model(tmp_path / "trained")
+    np.testing.assert_allclose(trained.params["pooler"]["bias"], model.params["pooler"]["bias"] + 1, rtol=1e-6)

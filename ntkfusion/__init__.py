@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
     from ntkfusion.kernels.oracle import dense_kernel
     from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
+    from ntkfusion.models.albert_config import AlbertConfig
     from ntkfusion.models.bert_config import BertConfig
     from ntkfusion.models.coded import CodedBlock, as_dense_weights
     from ntkfusion.models.gated import GatedBlock
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
     from ntkfusion.models.model import Model, random_model
     from ntkfusion.models.new_head import with_new_head
+    from ntkfusion.models.roberta_config import RobertaConfig
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
     from ntkfusion.theory.output_bounds import output_bound
     from ntkfusion.theory.sgd_bounds import sgd_kernel_bound
@@ -108,7 +110,9 @@ _HOMES = {
     "ActivationPruning": "compression.activation_pruning",
     "ActiveNeurons": "compression.active_neurons",
     "WeightPruning": "compression.weight_pruning",
+    "AlbertConfig": "models.albert_config",
     "BertConfig": "models.bert_config",
+    "RobertaConfig": "models.roberta_config",
     "BlockInputs": "data.inputs",
     "BlockReport": "compression.contract",
     "CheckpointError": "errors",
@@ -155,6 +159,7 @@ __all__ = [
     "SVD",
     "ActivationPruning",
     "ActiveNeurons",
+    "AlbertConfig",
     "Autoencoder",
     "BertConfig",
     "BlockInputs",
@@ -190,6 +195,7 @@ __all__ = [
     "OutputExistsError",
     "RandomNeurons",
     "Refitted",
+    "RobertaConfig",
     "Sketch",
     "StructuredPruning",
     "Training",

@@ -117,7 +117,7 @@ def _config(contents: Mapping[str, Any], num_arrays: int) -> ModelConfig:
     except TypeError as error:  # values of a kind that nothing can be computed with
         raise InputError(f"config has values that cannot be ({error})") from error
     # before anything is done layer by layer
-    if max(config.num_stored_layers, config.fewest_tensors) > num_arrays:
+    if config.num_stored_layers > num_arrays:
         raise InputError(f"config asks for {config.num_stored_layers} layers, the weights have {num_arrays} arrays")
     return config
 

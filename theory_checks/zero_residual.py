@@ -3,8 +3,8 @@
 Run it: ``uv run theory_checks/zero_residual.py``. Exit code 1 if a statement fails, or if a control passes.
 
 With coinciding neurons V1 keeps the output and the sign kernel, V4 the output and the SGD kernel, for every activation;
-V3 does what V4 does for ReLU only; V2 keeps the output and neither kernel; V0 keeps nothing. What a variant does not keep
-is checked too: there the error must be visible.
+V3 does what V4 does for ReLU only; V2 keeps the output and neither kernel; V0 keeps nothing. What a variant does not
+keep is checked too: there the error must be visible.
 Controls: one weight of the original is moved by 1e-3 after the clustering; V1 without its cluster sizes.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,10 +13,12 @@ import transformers
 from checkpoints.saving import IDS, array, assert_same_model, coded, every_kind, fused, outputs
 from safetensors.numpy import load_file
 
+from ntkfusion.checkpoints.layouts import BLOCKS, PARTS
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.own_format import header_digest
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import CheckpointError
+from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.codes import Affine
 from ntkfusion.models.model import random_model
 
@@ -190,3 +193,20 @@ def test_headers_that_cannot_be(model, tmp_path, edit, sentence):
     # whoever edits it on purpose can make the digest right
     header.write_text(json.dumps(contents | {"digest": header_digest(contents)}))
     assert sentence in refusal(tmp_path / "out")
+
+
+def test_the_documented_example(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    documented = json.loads(page.split("```json\n")[1].split("```")[0])
+    sizes = {"vocab_size": 13, "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 9}
+    model = random_model(BertConfig(num_hidden_layers=1, intermediate_size=12, add_pooler=False, **sizes))
+    small = model.replace_mlp_blocks({0: fused().replace(r=None)})
+    save_model(small, tmp_path / "out", format="ntkfusion")
+    found = json.loads((tmp_path / "out/ntkfusion.json").read_text())
+    for contents in (documented, found):
+        contents["digests"] = {*contents["digests"]}
+        del contents["digest"], contents["written_by"]
+    assert documented == found
+    for kind, cls in (BLOCKS | PARTS).items():
+        assert f"`{kind}`" in page
+        assert all(f"`{field.name}`" in page for field in dataclasses.fields(cls))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import flax.serialization
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,3 +112,10 @@ def test_compressed_models_in_transformers(tmp_path, name, head, key):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
     save_model(small, tmp_path / "own", format="ntkfusion")
     assert_same_tensors(named(load_model(tmp_path / "own")), named(small))
+    if name == "gpt2":
+        save_model(small, tmp_path / "flax", format="flax")
+        tree = flax.serialization.msgpack_restore((tmp_path / "flax/flax_model.msgpack").read_bytes())
+        attention = tree["transformer"]["h"]["0"]["attn"]["c_attn"]
+        # outputs × inputs: Flax's Conv1D and PyTorch's disagree
+        assert attention["kernel"].shape == (24, 8)
+        np.testing.assert_array_equal(attention["kernel"].T, oracle.transformer.h[0].attn.c_attn.weight.detach())

@@ -154,7 +154,7 @@ class GPT2(nn.Module):
             case "causal-lm":
                 logits = _dense(config.vocab_size, config, "lm_head", bias=False)(read)
             case "sequence-classification":
-                last = _last_token(batch, config.pad_token_id)
+                last = last_token(batch, config.pad_token_id)
                 read = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
                 logits = _dense(config.num_labels or 0, config, "score", bias=False)(read)
             case "question-answering":
@@ -179,7 +179,7 @@ class GPT2(nn.Module):
         return (mask[:, None, None, :] > 0) & causal[None, None], start
 
 
-def _last_token(batch: Batch, pad: int | None) -> Int[Array, " B"]:
+def last_token(batch: Batch, pad: int | None) -> Int[Array, " B"]:
     """Where the last token is that is no padding, by the mask and by its id; 0 if there is none.
 
     For padding on either side this is what PyTorch's class reads, which looks at the ids alone.

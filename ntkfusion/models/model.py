@@ -110,7 +110,9 @@ class Model:
             "decoder_input_ids": decoder_input_ids,
             "decoder_attention_mask": decoder_attention_mask,
         }
-        batch = _batch({name: jnp.asarray(array) for name, array in arrays.items() if array is not None}, self.config)
+        batch = make_batch(
+            {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}, self.config
+        )
         dropout = {} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
         return self._run(params, batch, **dropout)
 
@@ -168,7 +170,7 @@ class Model:
             )
 
 
-def _batch(arrays: dict[str, Array], config: ModelConfig) -> Batch:
+def make_batch(arrays: dict[str, Array], config: ModelConfig) -> Batch:
     """The batch, its attention mask filled in."""
     given = [arrays[name] for name in ("input_ids", "inputs_embeds") if name in arrays]
     if len(given) != 1:
@@ -190,7 +192,7 @@ def _block_inputs(
     attention_mask: Int[Array, "B T"],
 ) -> tuple[Float[Array, "B T d"], ...]:
     # weights are arguments: closed over, they would become constants of every compiled program
-    batch = _batch({"input_ids": input_ids, "attention_mask": attention_mask}, config)
+    batch = make_batch({"input_ids": input_ids, "attention_mask": attention_mask}, config)
     _, state = Model(config, params, constants)._run(params, batch, mutable=["intermediates"])
     seen = [iter(subtree(state["intermediates"], path)["block_input"]) for path in config.block_paths]
     return tuple(next(seen[index]) for index in config.applications)

@@ -17,6 +17,8 @@ from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.memory import show_size
 from ntkfusion.kernels.network import estimate_network_kernel
 from ntkfusion.kernels.selection import parameter_paths
+from ntkfusion.models.base import BlockBase
+from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import layout
 from ntkfusion.models.model import Model
 
@@ -46,6 +48,15 @@ def architecture_lines(model: Model) -> list[str]:
     ]
 
 
+def kind_of(block: BlockBase) -> str:
+    """The kind of an MLP block in words."""
+    if isinstance(block, MixtureBlock):
+        return f"{block.num_experts} experts, {kind_of(block.experts)}"
+    return {"MLPBlock": "dense", "FactorizedBlock": "factorised"}.get(
+        type(block).__name__, type(block).__name__.removesuffix("Block").lower()
+    )
+
+
 def blocks_table(model: Model) -> Table:
     """One row per MLP block."""
     table = Table(title="MLP blocks", title_justify="left")
@@ -54,7 +65,7 @@ def blocks_table(model: Model) -> Table:
     for index, block in enumerate(model.mlp_blocks()):
         table.add_row(
             str(index),
-            type(block).__name__,
+            kind_of(block),
             str(block.hidden_width),
             block.activation,
             ", ".join(block.constants()) or "none",

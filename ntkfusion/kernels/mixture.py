@@ -39,14 +39,14 @@ def routing(block: MixtureBlock, x: Float[Array, "n d"]) -> Routing:
     return Routing(chosen, jnp.take_along_axis(p, chosen[:, None], axis=1)[:, 0], p)
 
 
-def _departure(routes: Routing) -> Float[Array, "n E"]:
+def departure(routes: Routing) -> Float[Array, "n E"]:
     """1_e − p; 1 − p_e as the sum of the others, which does not cancel when the router is sure."""
     here = jax.nn.one_hot(routes.chosen, routes.p.shape[1], dtype=routes.p.dtype)
     others = routes.p * (1 - here)
     return here * jnp.sum(others, axis=1, keepdims=True) - others
 
 
-def _departure_sign(routes: Routing) -> Float[Array, "n E"]:
+def departure_sign(routes: Routing) -> Float[Array, "n E"]:
     """The exact sign of 1_e − p, also where a probability underflows; a lone expert has p = 1 and sign 0."""
     experts = routes.p.shape[1]
     here = jax.nn.one_hot(routes.chosen, experts, dtype=routes.p.dtype)
@@ -59,8 +59,8 @@ def router_term(block: MixtureBlock, x: Float[Array, "n d"], z: Float[Array, "k 
     y = left.weight[:, None] * block.expert_output(x, left.chosen)
     y_right = block.expert_output(z, right.chosen)
     if kind == "sign":
-        return Term(Outer(y, jnp.sign(y_right)), ((x, jnp.sign(z)), (_departure(left), _departure_sign(right))))
-    return Term(Outer(y, right.weight[:, None] * y_right), ((x, z), (_departure(left), _departure(right))))
+        return Term(Outer(y, jnp.sign(y_right)), ((x, jnp.sign(z)), (departure(left), departure_sign(right))))
+    return Term(Outer(y, right.weight[:, None] * y_right), ((x, z), (departure(left), departure(right))))
 
 
 def parts(

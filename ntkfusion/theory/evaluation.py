@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -58,6 +59,7 @@ def evaluate_unchecked(pair: FusedPair, x: Float[Array, "N d"]) -> Evaluation:
     return evaluation_of(pair, residuals_of(pair, x))
 
 
+@jax.jit
 def evaluation_of(pair: FusedPair, at: Residuals) -> Evaluation:
     """The evaluation that belongs to preactivations."""
     f, rounding = derivatives(pair.activation), envelope(pair, at)

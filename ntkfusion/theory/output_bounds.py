@@ -11,8 +11,10 @@ Source: own derivation, methods 1.9.5 (3a), restated for arbitrary centres.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -67,7 +69,14 @@ def output_bound(
     if per_output and form != "tight":
         raise InputError(f"per_output=True exists for the form 'tight' only, not for {form!r}")
     pair = pair_blocks(original, fused, labels)
-    side = evaluate(pair, x)
+    return output_bound_of(pair, evaluate(pair, x), form, per_output)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def output_bound_of(
+    pair: FusedPair, side: Evaluation, form: OutputForm = "tight", per_output: bool = False
+) -> Float[Array, "N *o"]:
+    """`output_bound` of an evaluated pair, rounding included."""
     allowance = output_allowance(pair, side.rounding)
     if form == "tight":
         each = per_output_bound(pair, side) + allowance

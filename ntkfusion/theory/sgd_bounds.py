@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -12,7 +13,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.theory import sgd_terms as terms
 from ntkfusion.theory.evaluation import Evaluation, evaluate
-from ntkfusion.theory.kernel_weights import KernelWeights, constants_of, output_weights, traced_weights
+from ntkfusion.theory.kernel_weights import FusedConstants, KernelWeights, constants_of, output_weights, traced_weights
 from ntkfusion.theory.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.rounding import sgd_allowance
 from ntkfusion.theory.sgd_frobenius import frobenius_bound
@@ -72,6 +73,19 @@ def sgd_kernel_bound(
     fixed = constants_of(original, fused)
     if not trace:
         return frobenius_bound(pair, left, right, fixed)
+    return sgd_bound_of(pair, left, right, fixed, form, diagonal)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def sgd_bound_of(
+    pair: FusedPair,
+    left: Evaluation,
+    right: Evaluation,
+    fixed: FusedConstants,
+    form: SGDForm = "tight",
+    diagonal: bool = False,
+) -> Float[Array, "N M *o"]:
+    """`sgd_kernel_bound` of an evaluated pair whose fused block has the constants `fixed`, rounding included."""
     if not diagonal:
         return _bound(pair, left, right, traced_weights(pair, fixed, "sgd"), form)
 

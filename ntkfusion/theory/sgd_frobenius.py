@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,6 +15,7 @@ from ntkfusion.theory.pairs import FusedPair
 from ntkfusion.theory.rounding import sgd_allowance
 
 
+@jax.jit
 def frobenius_bound(pair: FusedPair, left: Evaluation, right: Evaluation, fixed: FusedConstants) -> Float[Array, "N M"]:
     """A bound of ‖K(x, z) − K̃(x, z)‖_F, rounding included.
 

@@ -14,6 +14,8 @@ Source: own derivation, methods 1.9.5 (3c), restated for arbitrary centres and c
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -21,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.theory.evaluation import Evaluation, evaluate, slope_signs, value_signs, weighted_shift
-from ntkfusion.theory.kernel_weights import KernelWeights, constants_of, output_weights, traced_weights
+from ntkfusion.theory.kernel_weights import FusedConstants, KernelWeights, constants_of, output_weights, traced_weights
 from ntkfusion.theory.majorants import crosses
 from ntkfusion.theory.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.rounding import ambiguous, sign_allowance
@@ -65,7 +67,14 @@ def sign_kernel_bound(
     pair = pair_blocks(original, fused, labels)
     left = evaluate(pair, x)
     right = left if z is None else evaluate(pair, z)
-    fixed = constants_of(original, fused)
+    return sign_bound_of(pair, left, right, constants_of(original, fused), diagonal)
+
+
+@partial(jax.jit, static_argnums=4)
+def sign_bound_of(
+    pair: FusedPair, left: Evaluation, right: Evaluation, fixed: FusedConstants, diagonal: bool = False
+) -> Float[Array, "N M *o"]:
+    """`sign_kernel_bound` of an evaluated pair whose fused block has the constants `fixed`, rounding included."""
 
     def bound(w: KernelWeights) -> Float[Array, "N M"]:
         return smaller_bound(pair, left, right, w) + scalar_allowance(pair, left, right, w)

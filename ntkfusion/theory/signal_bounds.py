@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -37,7 +38,12 @@ def signal_bound(
         InputError: as `pair_blocks`, or for inputs that do not fit or are not in float64.
     """
     pair = pair_blocks(original, fused, labels)
-    side = evaluate(pair, x)
+    return signal_bound_of(pair, evaluate(pair, x))
+
+
+@jax.jit
+def signal_bound_of(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
+    """`signal_bound` of an evaluated pair, rounding included."""
     return slope_part(pair, side) + spread_part(pair, side) + signal_allowance(pair, side)
 
 

@@ -1,0 +1,138 @@
+"""Small pairs of blocks of every degenerate kind, for bounds to be checked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+import ntkfusion as nf
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a case; one compiled program each."""
+
+    d: int
+    m: int
+    c: int
+    o: int
+    N: int
+    M: int
+    bias: bool = True
+
+
+SHAPES = {
+    "one of each": Shape(1, 1, 1, 1, 1, 1, bias=False),
+    "one token": Shape(4, 7, 3, 2, 1, 1),
+    "small": Shape(3, 6, 3, 2, 4, 3),
+    "as many centres as neurons": Shape(2, 4, 4, 3, 3, 2, bias=False),
+    "wide": Shape(5, 16, 5, 3, 6, 6),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a case is made. Exponents are of 10.
+
+    Attributes:
+        w: scale of input weights.
+        v: scale of output weights.
+        x: scale of inputs.
+        spread: size of residuals relative to the weights; None for neurons that coincide.
+        centres: "mean", "near" (means moved by a spread) or "far" (anything).
+        constants: "none", "v1", "v4" or "any" of both signs.
+        zeros: what is set to 0: "", "w", "v", "x", "centre".
+        seed: of everything else.
+    """
+
+    w: float
+    v: float
+    x: float
+    spread: float | None
+    centres: str
+    constants: str
+    zeros: str
+    seed: int
+
+
+CENTRES, CONSTANTS, ZEROS = ("mean", "near", "far"), ("none", "v1", "v4", "any"), ("", "", "w", "v", "x", "centre")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two blocks, the clusters, and inputs."""
+
+    original: nf.MLPBlock
+    fused: nf.MLPBlock
+    labels: jnp.ndarray
+    x: jnp.ndarray
+    z: jnp.ndarray
+
+
+def build(shape: Shape, activation: str, recipe: Recipe) -> Case:
+    """The case of a recipe."""
+    rng = np.random.default_rng(recipe.seed)
+    labels = np.concatenate([np.arange(shape.c), rng.integers(0, shape.c, shape.m - shape.c)])
+    e, (d, c, o) = shape.d + shape.bias, (shape.d, shape.c, shape.o)
+    sizes = np.concatenate([np.full(e, 10**recipe.w), np.full(o, 10**recipe.v)])
+    spread = 0.0 if recipe.spread is None else 10**recipe.spread
+    neurons = rng.normal(size=(c, e + o))[labels] * sizes
+    neurons = neurons + spread * sizes * rng.normal(size=(shape.m, e + o))
+    inputs = 10**recipe.x * rng.normal(size=(shape.N + shape.M, d))
+    _put_zeros(recipe.zeros, neurons, inputs, e, rng)
+    counts = np.bincount(labels, minlength=c).astype(float)
+    centres = np.stack([neurons[labels == j].mean(0) for j in range(c)])
+    if recipe.centres != "mean":
+        moved = (spread if recipe.centres == "near" else 1.0) * sizes * rng.normal(size=centres.shape)
+        centres = moved if recipe.centres == "far" else centres + moved
+    if recipe.zeros == "centre":
+        centres[0] = 0
+    q, r = _constants(recipe.constants, counts, rng)
+    original = _block(neurons, None, None, shape, activation, rng)
+    fused = _block(centres, q, r, shape, activation, rng, counts)
+    if original.b2 is not None and recipe.centres != "far":
+        fused = fused.replace(b2=original.b2)
+    return Case(original, fused, jnp.asarray(labels), jnp.asarray(inputs[: shape.N]), jnp.asarray(inputs[shape.N :]))
+
+
+def _put_zeros(zeros: str, neurons: np.ndarray, inputs: np.ndarray, e: int, rng: np.random.Generator) -> None:
+    rows = rng.random(len(neurons)) < 0.5
+    if zeros == "w":
+        neurons[rows, :e] = 0
+    if zeros == "v":
+        neurons[rows, e:] = 0
+    if zeros == "x":
+        inputs[rng.random(len(inputs)) < 0.5] = 0
+
+
+def _constants(kind: str, n: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if kind == "none":
+        return None, None
+    if kind == "v1":
+        return n, None
+    if kind == "v4":
+        return np.sqrt(n), 1 / np.sqrt(n)
+    # powers of ten with either sign, for q; r in front of the activation likewise
+    return tuple(10 ** rng.uniform(-1, 1, n.size) * rng.choice([-1.0, 1.0], n.size) for _ in range(2))  # pyright: ignore
+
+
+def _block(
+    rows: np.ndarray,
+    q: np.ndarray | None,
+    r: np.ndarray | None,
+    shape: Shape,
+    activation: str,
+    rng: np.random.Generator,
+    counts: np.ndarray | None = None,
+) -> nf.MLPBlock:
+    """Neurons [w, b, v] as a block; with counts, n v as its output weights, constants divided out."""
+    d, e = shape.d, shape.d + shape.bias
+    q_, r_ = (np.ones(len(rows)) if constant is None else constant for constant in (q, r))
+    total = np.ones(len(rows)) if counts is None else counts
+    w, v = rows[:, :e] / r_[:, None], rows[:, e:] * (total / q_)[:, None]
+    b2 = jnp.asarray(rng.normal(size=shape.o)) if shape.bias else None
+    arrays = (jnp.asarray(w[:, :d].T), jnp.asarray(w[:, d]) if shape.bias else None, jnp.asarray(v), b2)
+    constants = [None if constant is None else jnp.asarray(constant) for constant in (q, r)]
+    return nf.MLPBlock(*arrays, *constants, activation=activation)

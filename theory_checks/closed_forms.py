@@ -127,7 +127,7 @@ def compare(kind_of_block: str, activation: str, seed: int) -> tuple[list[Row], 
     for kind in KINDS:
         found = errors(closed[kind], oracle[kind])
         case = f"{kind_of_block}, {activation}, {kind} kernels of {', '.join(found)}"
-        rows.append(Row.of_arrays(case, np.stack([*found.values()]), EXACT, of="entries"))
+        rows.append(Row.of_arrays(case, np.stack([*found.values()]), EXACT, of="entries", exact=True))
     for name, wrong in wrong_blocks(block):
         altered = dense_kernels(wrong, x, z)
         for kind in KINDS:

@@ -66,9 +66,13 @@ def compare(activation: str, variant: str, seed: int) -> tuple[list[Row], list[C
     exact, rows = kept(variant, activation), []
     for name, error in errors(block, fused, x).items():
         if name in exact:
-            rows.append(Row.of_arrays(f"{activation}, {variant} keeps the {name}", error, EXACT, of="errors"))
+            rows.append(
+                Row.of_arrays(f"{activation}, {variant} keeps the {name}", error, EXACT, of="errors", exact=True)
+            )
         else:
-            rows.append(Row.of_arrays(f"{activation}, {variant} loses the {name}", VISIBLE, error, of="errors"))
+            rows.append(
+                Row.of_arrays(f"{activation}, {variant} loses the {name}", VISIBLE, error, of="errors", exact=True)
+            )
     moved = errors(block.replace(w1=block.w1.at[0, 0].add(1e-3)), fused, x)
     failed = all(moved[name] > EXACT for name in exact)
     controls = [Control(f"{activation}, {variant}: a weight of the original moved by 1e-3", failed)] if exact else []

@@ -27,6 +27,7 @@ class Row:
         of: what one of the numbers is: "inputs", "pairs", "steps".
         layer: the layer of a real model it belongs to, or None.
         width: the kept share of the neurons, or None.
+        exact: whether the bound is a tolerance, so that how far it is above what was measured says nothing.
     """
 
     case: str
@@ -35,6 +36,7 @@ class Row:
     of: str = "pairs"
     layer: int | None = None
     width: float | None = None
+    exact: bool = False
 
     @classmethod
     def of_arrays(cls, case: str, measured: Any, bound: Any, **facts: Any) -> Row:
@@ -59,7 +61,9 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Median of bound / measured: how loose the bound is; NaN where nothing was measured above 0."""
+        """Median of bound / measured: how loose the bound is; NaN for tolerances and where nothing is above 0."""
+        if self.exact:
+            return float("nan")
         positive = self.measured > 0
         return float(np.median(self.bound[positive] / self.measured[positive])) if positive.any() else float("nan")
 

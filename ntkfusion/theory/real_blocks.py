@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.sources import DEMO
@@ -18,6 +21,7 @@ from ntkfusion.theory.check import Real, double_precision
 
 #: Tokens that data-dependent checks look at.
 TOKENS = 64
+_KINDS = ("weight", "bias")
 
 
 def model_blocks(model: Model, sentences: Sequence[str], *, tokens: int = TOKENS, seed: int = 0) -> Real:
@@ -48,9 +52,40 @@ def model_blocks(model: Model, sentences: Sequence[str], *, tokens: int = TOKENS
 
 
 def packaged_blocks(seed: int = 0) -> tuple[Real, ...]:
-    """Those of the packaged model on the packaged sentences; nothing if it is not installed."""
+    """Those of the packaged model on the packaged sentences, if it is installed; `bert_tiny_blocks`, if it is there."""
     try:
-        model = load_model(DEMO)
+        packaged = (model_blocks(load_model(DEMO), sample_sentences(), seed=seed),)
     except CheckpointError:
+        packaged = ()
+    return packaged + bert_tiny_blocks(seed)
+
+
+def bert_tiny_blocks(seed: int = 0, tokens: int = TOKENS) -> tuple[Real, ...]:
+    """A BERT-tiny fine-tuned on SST-2, if its ``bert_tiny_sst2/layers.npz`` is in the folder $NTKFUSION_DATA_DIR.
+
+    The file has no embeddings, hence takes no text. What reaches an MLP block is the output of the LayerNorm before it,
+    so its inputs are normal numbers, standardised, with that LayerNorm's scale and bias.
+
+    Args:
+        seed: of the normal numbers.
+        tokens: how many inputs.
+
+    Returns:
+        The blocks and inputs, in a tuple of one; an empty tuple where the file is not.
+    """
+    file = Path(os.environ.get("NTKFUSION_DATA_DIR", "")) / "bert_tiny_sst2" / "layers.npz"
+    if not file.is_file():
         return ()
-    return (model_blocks(model, sample_sentences(), seed=seed),)
+    generator = np.random.default_rng(seed)
+    blocks, inputs = {}, {}
+    with np.load(file) as arrays, double_precision():
+        for layer in range(2):
+            place = f"bert.encoder.layer.{layer}."
+            dense = [arrays[f"{place}{part}.dense.{kind}"] for part in ("intermediate", "output") for kind in _KINDS]
+            weights = (dense[0].T, dense[1], dense[2].T, dense[3])
+            blocks[layer] = MLPBlock(*(jnp.asarray(array, jnp.float64) for array in weights), activation="gelu")
+            x = generator.standard_normal((tokens, dense[0].shape[1]))
+            x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+            scale, shift = (arrays[f"{place}attention.output.LayerNorm.{kind}"] for kind in _KINDS)
+            inputs[layer] = jnp.asarray(x * scale[None, :] + shift[None, :], jnp.float64)
+    return (Real("BERT-tiny", blocks, inputs),)

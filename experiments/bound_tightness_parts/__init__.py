@@ -1,0 +1,1 @@
+"""Parts of `bound_tightness.py`."""

@@ -1,11 +1,15 @@
-"""First-order parts of a post-norm layer on a known trajectory, token by token: spectral norms of exact Jacobians.
+"""First-order parts of a layer on a known trajectory, token by token: spectral norms of exact Jacobians.
 
-With δ_s the change of token s (rows), the derivative of z_t = h_t + A(h)_t in the direction of δ_s is δ_s J_ts,
+With δ_s the change of token s (rows), attention changes token t by δ_s A_ts to first order,
 
-    J_ts = 1[t = s] (I + Σ_h scale W_Q C_t W_O) + Σ_h (p̃_ts W_V + scale p̃_ts (W_K q̃_t)(ṽ_s − c_t)ᵀ) W_O
-    C_t = Σ_s p̃_ts k̃_s (ṽ_s − c_t)ᵀ
+    A_ts = 1[t = s] scale W_Q C_t W_O + (p̃_ts W_V + scale p̃_ts (W_K q̃_t)(ṽ_s − c_t)ᵀ) W_O,  summed over heads,
+    C_t = Σ_s p̃_ts k̃_s (ṽ_s − c_t)ᵀ,  c_t = Σ_s p̃_ts ṽ_s
 
-(heads not written), K_ts = J_ts DLN1(z̃_t) that of u_t, and K_ts M_t with M_t = (I + Df(ũ_t)) DLN2(ỹ_t) that of h'_t.
+and the sum z, the block's input u and the layer's output h' by δ_s J_ts, δ_s J_ts N_t and δ_s J_ts P_t, where
+
+    post-norm   J_ts = 1[t = s] I + A_ts             N_t = DLN1(z̃_t)   P_t = N_t (I + Df(ũ_t)) O_t   O_t = DLN2(ỹ_t)
+    pre-norm    J_ts = 1[t = s] I + DLN1(h̃_s) A_ts   N_t = DLN2(z̃_t)   P_t = I + N_t Df(ũ_t)
+
 Norms of products along a whole layer are what makes the bound of a layer close: factors bounded apart lose at each.
 Source: own derivation.
 """
@@ -29,18 +33,22 @@ class LayerNorms:
     """Spectral norms of first-order parts, from above.
 
     Attributes:
-        to_block: ‖K_ts‖, [B, T, T].
-        through: ‖K_ts M_t‖, [B, T, T].
-        first_norm: ‖DLN1(z̃_t)‖, [B, T].
-        second_norm: ‖DLN2(ỹ_t)‖.
-        behind: ‖M_t‖.
+        attention: ‖A_ts‖, [B, T, T]; only where it is needed (pre-norm), else 0.
+        to_block: ‖J_ts N_t‖, [B, T, T].
+        through: ‖J_ts P_t‖, [B, T, T].
+        into: ‖N_t‖, [B, T].
+        behind_sum: ‖P_t‖, [B, T].
+        behind_norm: what changes u and then h': ‖(I + Df) O_t‖, pre-norm ‖Df‖, [B, T].
+        out: ‖O_t‖, pre-norm 1, [B, T].
     """
 
+    attention: Float[Array, "B T T"]
     to_block: Float[Array, "B T T"]
     through: Float[Array, "B T T"]
-    first_norm: Float[Array, "B T"]
-    second_norm: Float[Array, "B T"]
-    behind: Float[Array, "B T"]
+    into: Float[Array, "B T"]
+    behind_sum: Float[Array, "B T"]
+    behind_norm: Float[Array, "B T"]
+    out: Float[Array, "B T"]
 
 
 def layer_norms(weights: LayerWeights, block: MLPBlock, trace: LayerTrace) -> LayerNorms:
@@ -57,16 +65,17 @@ def layer_norms(weights: LayerWeights, block: MLPBlock, trace: LayerTrace) -> La
 
     def at(place: Array) -> tuple[Array, ...]:
         b, t = place[0], place[1]
-        first, second = (
-            norm_derivative(weights.first_norm, trace.z[b, t]),
-            norm_derivative(weights.second_norm, trace.y[b, t]),
-        )
-        identity = jnp.eye(first.shape[0], dtype=first.dtype)
-        behind = (identity + block_derivative(block, trace.u[b, t])) @ second
         rows = attention_rows(weights.attention, trace, b, t)
-        rows = (rows + jnp.where(jnp.arange(rows.shape[0]) == t, 1.0, 0.0)[:, None, None] * identity[None]) @ first
-        own = spectral_bound(jnp.stack([first, second, behind]))
-        return bounds_one_by_one(rows), bounds_one_by_one(rows @ behind), own[0], own[1], own[2]
+        if weights.pre_norm:
+            attention = bounds_one_by_one(rows)
+            rows = norm_derivative(weights.first_norm, trace.h[b]) @ rows
+        else:
+            attention = jnp.zeros(rows.shape[0], rows.dtype)
+        rows = rows + _here(rows, t)[:, None, None] * _identity(rows)[None]
+        into, behind, out = _factors(weights, block, trace, b, t)
+        after = into @ behind + (_identity(into) if weights.pre_norm else 0.0)
+        single = spectral_bound(jnp.stack([into, after, behind, out]))
+        return attention, bounds_one_by_one(rows @ into), bounds_one_by_one(rows @ after), *single
 
     shape = trace.h.shape[:2]
     places = jnp.stack(jnp.meshgrid(*(jnp.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
@@ -74,8 +83,20 @@ def layer_norms(weights: LayerWeights, block: MLPBlock, trace: LayerTrace) -> La
     return LayerNorms(*(array.reshape(*shape, *array.shape[1:]) for array in found))
 
 
+def _factors(
+    weights: LayerWeights, block: MLPBlock, trace: LayerTrace, b: Array, t: Array
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"], Float[Array, "d d"]]:
+    """N_t; what is behind u: (I + Df) O_t, or Df; and O_t, or I."""
+    slope = block_derivative(block, trace.u[b, t])
+    identity = _identity(slope)
+    if weights.pre_norm:
+        return norm_derivative(weights.second_norm, trace.z[b, t]), slope, identity
+    out = norm_derivative(weights.second_norm, trace.y[b, t])
+    return norm_derivative(weights.first_norm, trace.z[b, t]), (identity + slope) @ out, out
+
+
 def attention_rows(weights: AttentionWeights, trace: LayerTrace, b: Array, t: Array) -> Float[Array, "T d d"]:
-    """DA(x)_st for one token t: matrices for rows δ_s from the left."""
+    """A_ts for one token t: matrices for rows δ_s from the left."""
     known, scale = trace.attended, weights.scale
     p, q = known.weights[b, :, t], known.query[b, t]
     key, value = known.key[b], known.value[b]
@@ -84,6 +105,13 @@ def attention_rows(weights: AttentionWeights, trace: LayerTrace, b: Array, t: Ar
     pulled = scale * jnp.einsum("hs,dhf,hf,she->sdhe", p, weights.key, q, centred)
     covariance = jnp.einsum("hs,shf,she->hfe", p, key, centred)
     own = scale * jnp.einsum("dhf,hfe->dhe", weights.query, covariance)
-    here = (jnp.arange(value.shape[0]) == t).astype(own.dtype)
-    inner = by_values + pulled + here[:, None, None, None] * own[None]
+    inner = by_values + pulled + _here(value, t)[:, None, None, None] * own[None]
     return jnp.einsum("sdhe,hef->sdf", inner, weights.output)
+
+
+def _here(rows: Float[Array, "T *rest"], t: Array) -> Float[Array, " T"]:
+    return (jnp.arange(rows.shape[0]) == t).astype(rows.dtype)
+
+
+def _identity(like: Float[Array, "*batch d d"]) -> Float[Array, "d d"]:
+    return jnp.eye(like.shape[-1], dtype=like.dtype)

@@ -28,11 +28,13 @@ from ntkfusion.models.gpt2_config import GPT2Config
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.models.model import Model, make_batch
 from ntkfusion.models.pytree import pytree
+from ntkfusion.theory.ball import Ball, norm_ball
 from ntkfusion.theory.block_gap import bounded_gap, measured_gap
 from ntkfusion.theory.head_bounds import head_bound
-from ntkfusion.theory.layer_norm_bound import norm_change, normalise
+from ntkfusion.theory.layer_first_order import first_order_step
+from ntkfusion.theory.layer_norm_bound import normalise
 from ntkfusion.theory.layer_step import LayerBound, layer_step
-from ntkfusion.theory.layer_weights import LayerWeights
+from ntkfusion.theory.layer_weights import LayerWeights, run_layer
 from ntkfusion.theory.network_weights import (
     check_same_but_blocks,
     embedded,
@@ -81,7 +83,7 @@ def network_bound(
     compressed: Model,
     *,
     block_error: BlockError = "measured",
-    local: bool = True,
+    first_order: bool = True,
     **inputs: Any,
 ) -> NetworkBound:
     """A proven bound of what compressed MLP blocks do to hidden states and logits, without running the original.
@@ -91,8 +93,9 @@ def network_bound(
         compressed: the same model with other MLP blocks.
         block_error: "measured" runs each original block on the compressed model's own inputs; "bound" uses the output
             bound of fused neurons (`ntkfusion.theory.output_bounds`) instead.
-        local: whether to use exact Jacobians of post-norm layers along the compressed trajectory: much closer, at T²
-            norms of d×d matrices per layer and sentence. Without them every part is bounded by itself.
+        first_order: whether to carry first-order changes exactly, with Jacobians along the compressed trajectory: much
+            closer, at 2 T² spectral norms of d×d matrices per layer and sentence, more than running the original would
+            cost. Without them every part is bounded by itself, which is cheap and says little behind two layers.
         **inputs: the batch, as `Model.apply` takes it.
 
     Returns:
@@ -120,15 +123,15 @@ def network_bound(
     layers = network_layers(compressed)
     batch = make_batch({name: jnp.asarray(array) for name, array in inputs.items()}, compressed.config)
     h, visible = embedded(compressed, batch), visibility(compressed, batch.attention_mask)
-    eps, found, sizes = jnp.zeros(batch.shape, h.dtype), [], []
+    ball = Ball(jnp.zeros_like(h), jnp.zeros(batch.shape, h.dtype), jnp.zeros(batch.shape, h.dtype))
+    found, sizes = [], []
     for weights, index in zip(layers, compressed.config.applications, strict=True):
         old, new = olds[index], news[index]
         pair = pair_blocks(old, require_fused(new)) if block_error == "bound" else None
-        out, bound = _step(weights, (old, new), pair, (h, eps), visible, local and not weights.pre_norm)
-        h, eps = out, bound.hidden
+        h, ball, bound = _step(weights, (old, new), pair, (h, ball), visible, first_order)
         found.append(bound)
         sizes.append(jnp.linalg.norm(h, axis=-1))
-    return _finish(compressed, batch, h, found, sizes)
+    return _finish(compressed, batch, (h, ball), found, sizes)
 
 
 def require_fused(block: Any) -> MLPBlock:
@@ -142,32 +145,35 @@ def require_fused(block: Any) -> MLPBlock:
     raise InputError(f"block_error='bound' is for fused neurons; a {type(block).__name__} needs 'measured'")
 
 
-@partial(jax.jit, static_argnames="local")
+@partial(jax.jit, static_argnames="first_order")
 def _step(
     weights: LayerWeights,
     blocks: tuple[Any, Any],
     pair: FusedPair | None,
-    state: tuple[Float[Array, "B T d"], Float[Array, "B T"]],
+    state: tuple[Float[Array, "B T d"], Ball],
     visible: Bool[Array, "B T T"],
-    local: bool,
-) -> tuple[Float[Array, "B T d"], LayerBound]:
-    old, new = blocks
-    gap = partial(measured_gap, old, new) if pair is None else partial(bounded_gap, pair)
-    trace, bound = layer_step(weights, old, new, state, visible, gap, local=local)
-    return trace.out, bound
+    first_order: bool,
+) -> tuple[Float[Array, "B T d"], Ball, LayerBound]:
+    (old, new), (h, ball) = blocks, state
+    trace = run_layer(weights, new, h, visible)
+    gap = measured_gap(old, new, trace.u) if pair is None else bounded_gap(pair, trace.u)
+    if first_order:
+        return trace.out, *first_order_step(weights, old, trace, ball, visible, gap)
+    bound = layer_step(weights, old, trace, ball.eps, visible, gap)
+    return trace.out, Ball(ball.direction, bound.hidden, bound.hidden), bound
 
 
 def _finish(
-    model: Model, batch: Batch, h: Float[Array, "B T d"], found: list[LayerBound], sizes: list[Array]
+    model: Model, batch: Batch, state: tuple[Array, Ball], found: list[LayerBound], sizes: list[Array]
 ) -> NetworkBound:
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *found)
-    eps, last = found[-1].hidden, None
+    (h, ball), last = state, None
     config = known_config(model)
     if isinstance(config, GPT2Config):
         norm = norm_weights(model.params["norm"], config.layer_norm_epsilon)
-        h, eps = normalise(norm, h), norm_change(norm, h, eps)
+        h, ball = normalise(norm, h), norm_ball(norm, h, ball)
         last = last_token(batch, config.pad_token_id)
-    head = head_bound(config, model.params, h, eps, last)
+    head = head_bound(config, model.params, h, ball, last)
     return NetworkBound(
-        stacked.hidden, stacked.inputs, stacked.block, jnp.stack(sizes), eps, head.pooler_output, head.logits
+        stacked.hidden, stacked.inputs, stacked.block, jnp.stack(sizes), ball.eps, head.pooler_output, head.logits
     )

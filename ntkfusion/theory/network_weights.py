@@ -73,11 +73,11 @@ def check_same_but_blocks(original: Model, compressed: Model) -> list[MLPBlock]:
     for path, array in old.items():
         if not np.array_equal(np.asarray(array), np.asarray(new[path])):
             raise InputError(f"the models must be equal but for their MLP blocks; {path} differs")
-    for index, block in enumerate(original.mlp_blocks()):
-        if not isinstance(block, MLPBlock):
-            raise InputError(
-                f"the original's MLP blocks must be dense; that of layer {index} is {type(block).__name__}"
-            )
+    blocks = original.mlp_blocks()
+    dense = [block.fold() for block in blocks if isinstance(block, MLPBlock)]
+    if len(dense) < len(blocks):
+        raise InputError("the original's MLP blocks must be dense; merge factorised and masked ones first")
+    return dense
 
 
 def _without_blocks(model: Model) -> dict[str, Any]:

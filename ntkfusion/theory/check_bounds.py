@@ -1,0 +1,134 @@
+"""What the checks of bounds share: rows from comparisons, and controls that break a bound on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkfusion.kernels.dense import Kind, terms
+from ntkfusion.kernels.terms import evaluate as evaluate_terms
+from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.theory.check import Control, Row
+from ntkfusion.theory.check_cases import Case
+
+#: By form of the bound what was measured and what bounds it.
+Compared = dict[str, tuple[Array, Array]]
+#: A term of a bound, or a constant in it: the module and the name by which it is looked up there.
+Term = tuple[ModuleType, str]
+#: Arrays of synthetic blocks are small: compiling is what takes time.
+FAST = {"xla_backend_optimization_level": 0}
+#: Inputs of comparisons that hold o or o² numbers per pair.
+FEW = 6
+
+
+def kernel_gap(
+    original: MLPBlock, fused: MLPBlock, x: Float[Array, "N d"], z: Float[Array, "M d"], kind: Kind, outputs: Any
+) -> Array:
+    """|K − K̃| by the closed forms behind `block_kernel`; `outputs` is "trace" (their mean), "diagonal" or "full"."""
+    pairs = (x.shape[0], z.shape[0])
+    old, new = (sum(evaluate_terms(terms(b, x, z, kind), outputs, pairs).values()) for b in (original, fused))
+    return jnp.abs(old - new)
+
+
+def rows_of(found: Iterable[tuple[Case, Compared]], of: str) -> tuple[Row, ...]:
+    """A row per form and kind of case: synthetic blocks of all activations together, real ones one by one.
+
+    Args:
+        found: cases with their comparisons.
+        of: what is counted.
+
+    Returns:
+        The rows, those of one case beside each other.
+    """
+    groups: dict[tuple[str, str, int | None, float | None], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for case, compared in found:
+        for form, (measured, bound) in compared.items():
+            group = groups.setdefault((case.name, form, case.layer, case.width), [])
+            group.append((np.asarray(measured).ravel(), np.asarray(bound).ravel()))
+    return tuple(
+        Row(f"{name}, {form}", *(np.concatenate(side) for side in zip(*parts, strict=True)), of, layer, width)
+        for (name, form, layer, width), parts in groups.items()
+    )
+
+
+def violated(compared: Iterable[tuple[Array, Array]]) -> bool:
+    """Whether any measured number exceeds its bound."""
+    return any(bool(jnp.any(~(measured <= bound))) for measured, bound in compared)
+
+
+def perturbed(block: MLPBlock) -> MLPBlock:
+    """The block with one neuron changed behind a bound's back: 1 is added to its output weights."""
+    return block.replace(w2=block.w2.at[0].add(1.0))
+
+
+def switchboard(bound: Callable[..., Array], switches: Sequence[Term]) -> Callable[..., Array]:
+    """A bound whose terms can be scaled: ``f(factors, *arguments)``, compiled once for all factors.
+
+    Args:
+        bound: the bound as a function that is not compiled, down to where the terms are looked up.
+        switches: what the factors belong to.
+
+    Returns:
+        The function; its factors are an array, 1 for a term as it is, 0 for one that is deleted.
+    """
+
+    def scaled(factors: Array, *arguments: Any) -> Array:
+        with ExitStack() as stack:
+            for factor, (module, name) in zip(factors, switches, strict=True):
+                stack.enter_context(_multiplied(module, name, factor))
+            return bound(*arguments)
+
+    return jax.jit(scaled, compiler_options=FAST)
+
+
+@contextmanager
+def _multiplied(module: ModuleType, name: str, factor: Array) -> Iterator[None]:
+    true = getattr(module, name)
+    with patch.object(module, name, lambda *a, **k: factor * true(*a, **k)):
+        yield
+
+
+def term_controls(
+    measured: Callable[[Case], Array],
+    arguments: Callable[[Case], tuple[Any, ...]],
+    bound: Callable[..., Array],
+    switches: dict[Term, tuple[str, float]],
+    cases: Sequence[Case],
+) -> list[Control]:
+    """One control per term: with it scaled, some case must violate the bound; with none scaled, no case does.
+
+    Args:
+        measured: the error of a case.
+        arguments: what `bound` takes.
+        bound: as in `switchboard`.
+        switches: term → what is wrong in words, and its factor.
+        cases: of one activation and one shape.
+
+    Returns:
+        The controls; the last one's meaning is that the bound holds as it is, else all would fail for no reason.
+    """
+    program, errors = switchboard(bound, tuple(switches)), [measured(case) for case in cases]
+    given = [arguments(case) for case in cases]
+
+    def breaks(factors: np.ndarray) -> bool:
+        return violated(
+            (error, program(jnp.asarray(factors), *each)) for error, each in zip(errors, given, strict=True)
+        )
+
+    whole = np.ones(len(switches))
+    if breaks(whole):
+        return [Control("the bound is violated as it is", False)]
+    found = []
+    for index, (name, factor) in enumerate(switches.values()):
+        factors = whole.copy()
+        factors[index] = factor
+        found.append(Control(name, breaks(factors)))
+    return found

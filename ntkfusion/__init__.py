@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from ntkfusion.models.new_head import with_new_head
     from ntkfusion.models.roberta_config import RobertaConfig
     from ntkfusion.reporting.kernel_file import KernelFile, load_kernel_file
+    from ntkfusion.theory.network_bounds import NetworkBound, network_bound
+    from ntkfusion.theory.network_errors import NetworkErrors, network_errors
     from ntkfusion.theory.output_bounds import output_bound
     from ntkfusion.theory.sgd_bounds import sgd_kernel_bound
     from ntkfusion.theory.sign_bounds import sign_kernel_bound
@@ -150,6 +152,10 @@ _HOMES = {
     "load_model": "checkpoints.load",
     "save_model": "checkpoints.save",
     "network_kernel": "kernels.network",
+    "NetworkBound": "theory.network_bounds",
+    "network_bound": "theory.network_bounds",
+    "NetworkErrors": "theory.network_errors",
+    "network_errors": "theory.network_errors",
     "random_model": "models.model",
     "with_new_head": "models.new_head",
 }
@@ -192,6 +198,8 @@ __all__ = [
     "Model",
     "NTKFusion",
     "NTKFusionError",
+    "NetworkBound",
+    "NetworkErrors",
     "OutputExistsError",
     "RandomNeurons",
     "Refitted",

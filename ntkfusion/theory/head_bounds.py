@@ -1,8 +1,8 @@
 """How far what is behind the last layer can move: pooler, classifiers and language models, per logit.
 
 A linear map moves logit c by |e·w_c|, w_c its c-th column, for which `ball` has a bound; before it there may be tanh
-(the pooler) or an activation and a LayerNorm (masked language models). tanh rises, so that the ends of an interval are the
-worst, and |tanh''| ≤ 4/(3√3). Source: own derivation.
+(the pooler) or an activation and a LayerNorm (masked language models). tanh rises, so that the ends of an interval are
+the worst, and |tanh''| ≤ 4/(3√3). Source: own derivation.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from ntkfusion.theory.layer_jacobian import LayerNorms, layer_norms
 from ntkfusion.theory.layer_norm_bound import norm_curvature, normalise
 from ntkfusion.theory.layer_step import FrontBound, LayerBound, back_bound, front_bound
 from ntkfusion.theory.layer_weights import LayerTrace, LayerWeights, attend
+from ntkfusion.theory.network_rounding import Rounding
 
 
 def first_order_step(
@@ -37,6 +38,7 @@ def first_order_step(
     ball: Ball,
     visible: Bool[Array, "B T T"],
     gap: Gap,
+    rounding: Rounding,
 ) -> tuple[Ball, LayerBound]:
     """One layer.
 
@@ -47,12 +49,13 @@ def first_order_step(
         ball: what is known of h − h̃ in front of the layer.
         visible: who attends to whom.
         gap: the difference of the blocks at the trace's u.
+        rounding: what float64 adds; it goes where curvatures go.
 
     Returns:
         What is known behind the layer, and its bounds.
     """
-    front, norms = front_bound(weights, trace, ball.eps, visible), layer_norms(weights, block, trace)
-    rest, bent = _front_curvature(weights, trace, ball.eps, front, norms)
+    front, norms = front_bound(weights, trace, ball.eps, visible, rounding), layer_norms(weights, block, trace)
+    rest, bent = _front_curvature(weights, trace, ball.eps, front, norms, rounding)
     to_sum, to_input = _front_direction(weights, trace, ball.direction, visible)
     inputs = jnp.minimum(
         _weighed(norms.to_block, ball.eps), jnp.linalg.norm(to_input, axis=-1) + _weighed(norms.to_block, ball.radius)
@@ -60,8 +63,9 @@ def first_order_step(
     inputs = jnp.minimum(front.inputs, inputs + norms.into * rest + bent)
     front = FrontBound(front.heads, front.seen, front.moved, front.sums, inputs)
     change = block_change(block, block_norms(block), trace.u, inputs)
-    eta, apart = back_bound(weights, trace, front, change, gap)
-    rest = norms.behind_sum * rest + norms.behind_norm * bent + norms.out * change.curvature
+    eta, apart = back_bound(weights, trace, front, change, gap, rounding)
+    rest = norms.behind_sum * rest + norms.behind_norm * bent
+    rest = rest + norms.out * (change.curvature + rounding.block) + rounding.hidden
     if not weights.pre_norm:
         rest = rest + norm_curvature(weights.second_norm, trace.y, eta)
     found = _behind(weights, block, trace, (to_sum, to_input), gap)
@@ -78,18 +82,21 @@ def _weighed(norms: Float[Array, "B T T"], eps: Float[Array, "B T"]) -> Float[Ar
 
 
 def _front_curvature(
-    weights: LayerWeights, trace: LayerTrace, eps: Float[Array, "B T"], front: FrontBound, norms: LayerNorms
+    weights: LayerWeights,
+    trace: LayerTrace,
+    eps: Float[Array, "B T"],
+    front: FrontBound,
+    norms: LayerNorms,
+    rounding: Rounding,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """κ^z and κ^N."""
-    rest = attention_curvature(front.heads, trace.attended, front.moved, front.seen)
+    rest = attention_curvature(front.heads, trace.attended, front.moved, front.seen) + rounding.sums
     norm = weights.first_norm
     if weights.pre_norm:
-        bent = norm_curvature(norm, trace.h, eps)
-        rest, norm = (
-            rest + jnp.sum(jnp.where(norms.attention > 0, norms.attention * bent[:, None], 0.0), axis=-1),
-            (weights.second_norm),
-        )
-    return rest, norm_curvature(norm, trace.z, front.sums)
+        bent = norm_curvature(norm, trace.h, eps) + rounding.seen
+        passed = jnp.where(norms.attention > 0, norms.attention * bent[:, None], 0.0)
+        rest, norm = rest + jnp.sum(passed, axis=-1), weights.second_norm
+    return rest, norm_curvature(norm, trace.z, front.sums) + rounding.inputs
 
 
 def _front_direction(

@@ -20,6 +20,7 @@ from ntkfusion.theory.block_change import BlockChange, block_change, block_norms
 from ntkfusion.theory.block_gap import Gap
 from ntkfusion.theory.layer_norm_bound import norm_change
 from ntkfusion.theory.layer_weights import LayerTrace, LayerWeights
+from ntkfusion.theory.network_rounding import Rounding
 
 
 @pytree
@@ -57,7 +58,11 @@ class FrontBound:
 
 
 def front_bound(
-    weights: LayerWeights, trace: LayerTrace, eps: Float[Array, "B T"], visible: Bool[Array, "B T T"]
+    weights: LayerWeights,
+    trace: LayerTrace,
+    eps: Float[Array, "B T"],
+    visible: Bool[Array, "B T T"],
+    rounding: Rounding,
 ) -> FrontBound:
     """Attention, its residual connection and the LayerNorm in front of the block.
 
@@ -66,20 +71,22 @@ def front_bound(
         trace: the compressed layer's.
         eps: bounds of ‖h − h̃‖.
         visible: who attends to whom.
+        rounding: what float64 adds.
 
     Returns:
         The `FrontBound`.
     """
     heads = head_norms(weights.attention)
     seen = norm_change(weights.first_norm, trace.h, eps) if weights.pre_norm else eps
+    seen = seen + rounding.seen
     moved = shifts(weights.attention, heads, trace.attended, visible, seen)
-    sums = eps + attention_change(heads, trace.attended, moved, seen)
+    sums = eps + attention_change(heads, trace.attended, moved, seen) + rounding.sums
     norm = weights.second_norm if weights.pre_norm else weights.first_norm
-    return FrontBound(heads, seen, moved, sums, norm_change(norm, trace.z, sums))
+    return FrontBound(heads, seen, moved, sums, norm_change(norm, trace.z, sums) + rounding.inputs)
 
 
 def back_bound(
-    weights: LayerWeights, trace: LayerTrace, front: FrontBound, change: BlockChange, gap: Gap
+    weights: LayerWeights, trace: LayerTrace, front: FrontBound, change: BlockChange, gap: Gap, rounding: Rounding
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """The block, its residual connection and the LayerNorm behind it.
 
@@ -89,13 +96,14 @@ def back_bound(
         front: bounds up to the block.
         change: what the original block can do.
         gap: the blocks' difference.
+        rounding: what float64 adds.
 
     Returns:
         Bounds of ‖y − ỹ‖ and ‖h' − h̃'‖.
     """
     base = front.sums if weights.pre_norm else front.inputs
-    eta = base + change.change + gap.size
-    return eta, eta if weights.pre_norm else norm_change(weights.second_norm, trace.y, eta)
+    eta = base + change.change + gap.size + rounding.block
+    return eta, eta if weights.pre_norm else norm_change(weights.second_norm, trace.y, eta) + rounding.hidden
 
 
 def layer_step(
@@ -105,6 +113,7 @@ def layer_step(
     eps: Float[Array, "B T"],
     visible: Bool[Array, "B T T"],
     gap: Gap,
+    rounding: Rounding,
 ) -> LayerBound:
     """One layer, every part bounded by itself.
 
@@ -115,10 +124,11 @@ def layer_step(
         eps: bounds of ‖h − h̃‖ in front of the layer.
         visible: who attends to whom.
         gap: the difference of the blocks at the trace's u.
+        rounding: what float64 adds.
 
     Returns:
         The `LayerBound`.
     """
-    front = front_bound(weights, trace, eps, visible)
+    front = front_bound(weights, trace, eps, visible, rounding)
     change = block_change(block, block_norms(block), trace.u, front.inputs)
-    return LayerBound(front.inputs, gap.size, back_bound(weights, trace, front, change, gap)[1])
+    return LayerBound(front.inputs, gap.size, back_bound(weights, trace, front, change, gap, rounding)[1])

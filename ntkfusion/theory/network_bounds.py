@@ -6,8 +6,8 @@ trajectory, the weights, and the blocks' difference at the compressed model's ow
 every ε_l; every local constant is taken on the ball of radius ε around the known point, from the known side only.
 
 A post-norm network's ε_l are never above ‖γ ∘ N‖ + √d max|γ|, what a sphere allows: the bound saturates there and says
-nothing more. `NetworkBound.informative_layers` counts the layers before that. Statements are about real numbers: the
-rounding of both trajectories in float64 (about 1e-13 of the hidden states' size) comes on top.
+nothing more. `NetworkBound.informative_layers` counts the layers before that. Rounding of both
+trajectories in float64 is allowed for by `network_rounding`.
 Source: own derivation.
 """
 
@@ -35,6 +35,7 @@ from ntkfusion.theory.layer_first_order import first_order_step
 from ntkfusion.theory.layer_norm_bound import normalise
 from ntkfusion.theory.layer_step import LayerBound, layer_step
 from ntkfusion.theory.layer_weights import LayerWeights, run_layer
+from ntkfusion.theory.network_rounding import embedding_rounding, layer_rounding, no_rounding
 from ntkfusion.theory.network_weights import (
     check_same_but_blocks,
     embedded,
@@ -84,6 +85,7 @@ def network_bound(
     *,
     block_error: BlockError = "measured",
     first_order: bool = True,
+    rounding: bool = True,
     **inputs: Any,
 ) -> NetworkBound:
     """A proven bound of what compressed MLP blocks do to hidden states and logits, without running the original.
@@ -96,6 +98,8 @@ def network_bound(
         first_order: whether to carry first-order changes exactly, with Jacobians along the compressed trajectory: much
             closer, at 2 T² spectral norms of d×d matrices per layer and sentence, more than running the original would
             cost. Without them every part is bounded by itself, which is cheap and says little behind two layers.
+        rounding: whether to add what float64 arithmetic can do to both trajectories in the worst case (dense blocks
+            only); without it the bound is about real numbers, and errors near 1e-13 of the hidden states escape it.
         **inputs: the batch, as `Model.apply` takes it.
 
     Returns:
@@ -123,43 +127,55 @@ def network_bound(
     layers = network_layers(compressed)
     batch = make_batch({name: jnp.asarray(array) for name, array in inputs.items()}, compressed.config)
     h, visible = embedded(compressed, batch), visibility(compressed, batch.attention_mask)
-    ball = Ball(jnp.zeros_like(h), jnp.zeros(batch.shape, h.dtype), jnp.zeros(batch.shape, h.dtype))
+    start = embedding_rounding(h) if rounding else jnp.zeros(batch.shape, h.dtype)
+    ball = Ball(jnp.zeros_like(h), start, start)
     found, sizes = [], []
     for weights, index in zip(layers, compressed.config.applications, strict=True):
         old, new = olds[index], news[index]
-        pair = pair_blocks(old, require_fused(new)) if block_error == "bound" else None
-        h, ball, bound = _step(weights, (old, new), pair, (h, ball), visible, first_order)
+        pair = pair_blocks(old, require_dense(new, "block_error='bound'")) if block_error == "bound" else None
+        folded = require_dense(new, "rounding=True").fold() if rounding else None
+        h, ball, bound = _step(weights, (old, new, folded), pair, (h, ball), visible, first_order)
         found.append(bound)
         sizes.append(jnp.linalg.norm(h, axis=-1))
     return _finish(compressed, batch, (h, ball), found, sizes)
 
 
-def require_fused(block: Any) -> MLPBlock:
-    """The block, if bounds of fused neurons apply to it.
+def require_dense(block: Any, wanted: str) -> MLPBlock:
+    """The block, if it is dense.
+
+    Args:
+        block: of the compressed model.
+        wanted: the option that needs it, for the message.
+
+    Returns:
+        The block.
 
     Raises:
-        InputError: for a block that is not dense.
+        InputError: for any other block.
     """
     if isinstance(block, MLPBlock):
         return block
-    raise InputError(f"block_error='bound' is for fused neurons; a {type(block).__name__} needs 'measured'")
+    raise InputError(f"{wanted} is for dense blocks; for a {type(block).__name__} choose another value")
 
 
 @partial(jax.jit, static_argnames="first_order")
 def _step(
     weights: LayerWeights,
-    blocks: tuple[Any, Any],
+    blocks: tuple[MLPBlock, Any, MLPBlock | None],
     pair: FusedPair | None,
     state: tuple[Float[Array, "B T d"], Ball],
     visible: Bool[Array, "B T T"],
     first_order: bool,
 ) -> tuple[Float[Array, "B T d"], Ball, LayerBound]:
-    (old, new), (h, ball) = blocks, state
+    (old, new, folded), (h, ball) = blocks, state
     trace = run_layer(weights, new, h, visible)
     gap = measured_gap(old, new, trace.u) if pair is None else bounded_gap(pair, trace.u)
+    allowance = no_rounding(ball.eps)
+    if folded is not None:
+        allowance = layer_rounding(weights, (old, folded), trace, ball.eps)
     if first_order:
-        return trace.out, *first_order_step(weights, old, trace, ball, visible, gap)
-    bound = layer_step(weights, old, trace, ball.eps, visible, gap)
+        return trace.out, *first_order_step(weights, old, trace, ball, visible, gap, allowance)
+    bound = layer_step(weights, old, trace, ball.eps, visible, gap, allowance)
     return trace.out, Ball(ball.direction, bound.hidden, bound.hidden), bound
 
 

@@ -233,6 +233,8 @@ __all__ = [
     "load_model",
     "match_both",
     "match_constants",
+    "network_bound",
+    "network_errors",
     "network_kernel",
     "output_bound",
     "random_model",

@@ -74,11 +74,10 @@ def controls(cases: list[Case]) -> list[Control]:
     return [
         changed,
         *term_controls(
-            lambda case: measure(case)["tight"][0],
-            lambda case: (pair_blocks(case.original, case.fused("v1"), case.labels), case.x),
+            [measure(case)["tight"][0] for case in smooth],
+            [(pair_blocks(case.original, case.fused("v1"), case.labels), case.x) for case in smooth],
             bare_bound,
             SWITCHES,
-            smooth,
         ),
     ]
 

@@ -97,35 +97,31 @@ def _multiplied(module: ModuleType, name: str, factor: Array) -> Iterator[None]:
 
 
 def term_controls(
-    measured: Callable[[Case], Array],
-    arguments: Callable[[Case], tuple[Any, ...]],
+    errors: Sequence[Array],
+    arguments: Sequence[tuple[Any, ...]],
     bound: Callable[..., Array],
     switches: dict[Term, tuple[str, float]],
-    cases: Sequence[Case],
 ) -> list[Control]:
-    """One control per term: with it scaled, some case must violate the bound; with none scaled, no case does.
+    """One control per term: with it scaled, some case must violate the bound; with none scaled, no case may.
 
     Args:
-        measured: the error of a case.
-        arguments: what `bound` takes.
+        errors: what was measured, one array per case.
+        arguments: what `bound` takes for each.
         bound: as in `switchboard`.
         switches: term → what is wrong in words, and its factor.
-        cases: of one activation and one shape.
 
     Returns:
-        The controls; the last one's meaning is that the bound holds as it is, else all would fail for no reason.
+        The controls; a single one that passes if the bound is violated as it is, for then they would all fail.
     """
-    program, errors = switchboard(bound, tuple(switches)), [measured(case) for case in cases]
-    given = [arguments(case) for case in cases]
+    program = switchboard(bound, tuple(switches))
 
     def breaks(factors: np.ndarray) -> bool:
-        return violated(
-            (error, program(jnp.asarray(factors), *each)) for error, each in zip(errors, given, strict=True)
-        )
+        found = (program(jnp.asarray(factors), *given) for given in arguments)
+        return violated(zip(errors, found, strict=True))
 
     whole = np.ones(len(switches))
     if breaks(whole):
-        return [Control("the bound is violated as it is", False)]
+        return [Control("terms deleted from a bound that is violated as it is", False)]
     found = []
     for index, (name, factor) in enumerate(switches.values()):
         factors = whole.copy()

@@ -20,15 +20,17 @@ def run_check(check: Check, scope: Scope) -> tuple[Outcome, float]:
 
 
 def outcome_table(outcome: Outcome) -> Table:
-    """One line per comparison: the largest number that was measured beside its bound."""
+    """One line per comparison: the largest number that was measured, or the worst violation, beside its bound."""
     table = Table(show_edge=False)
     for name in ("case", "measured", "bound", "median bound / measured", "compared", ""):
         table.add_column(name, justify="left" if name in ("case", "") else "right")
     for row in outcome.rows:
-        worst = (row.measured - row.bound).argmax() if row.count else None
+        worst = (row.measured - row.bound if row.violations else row.measured).argmax() if row.count else None
         numbers = ["–", "–"] if worst is None else [f"{row.measured[worst]:.3e}", f"{row.bound[worst]:.3e}"]
         verdict = "PASS" if row.holds else f"FAIL ({row.violations})"
-        table.add_row(row.case, *numbers, f"{row.ratio:.3g}", f"{row.count} {row.of}", verdict)
+        table.add_row(
+            row.case, *numbers, "–" if row.ratio != row.ratio else f"{row.ratio:.3g}", f"{row.count} {row.of}", verdict
+        )
     return table
 
 

@@ -134,7 +134,7 @@ def network_bound(
         old, new = olds[index], news[index]
         pair = pair_blocks(old, require_dense(new, "block_error='bound'")) if block_error == "bound" else None
         folded = require_dense(new, "rounding=True").fold() if rounding else None
-        h, ball, bound = _step(weights, (old, new, folded), pair, (h, ball), visible, first_order)
+        h, ball, bound = layer_program(weights, (old, new, folded), pair, (h, ball), visible, first_order)
         found.append(bound)
         sizes.append(jnp.linalg.norm(h, axis=-1))
     return _finish(compressed, batch, (h, ball), found, sizes)
@@ -159,7 +159,7 @@ def require_dense(block: Any, wanted: str) -> MLPBlock:
 
 
 @partial(jax.jit, static_argnames="first_order")
-def _step(
+def layer_program(
     weights: LayerWeights,
     blocks: tuple[MLPBlock, Any, MLPBlock | None],
     pair: FusedPair | None,
@@ -167,6 +167,7 @@ def _step(
     visible: Bool[Array, "B T T"],
     first_order: bool,
 ) -> tuple[Float[Array, "B T d"], Ball, LayerBound]:
+    """One layer, compiled: its output, what is known of the difference there, and the bounds."""
     (old, new, folded), (h, ball) = blocks, state
     trace = run_layer(weights, new, h, visible)
     gap = measured_gap(old, new, trace.u) if pair is None else bounded_gap(pair, trace.u)

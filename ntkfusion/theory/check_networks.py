@@ -1,0 +1,87 @@
+"""Small networks with planted near-duplicates, and real ones, for checks of whole networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ntkfusion.checkpoints.load import load_model
+from ntkfusion.checkpoints.sources import DEMO
+from ntkfusion.compression.mlp_fusion import fuse
+from ntkfusion.data.inputs import tokenize
+from ntkfusion.data.text import sample_sentences
+from ntkfusion.errors import CheckpointError
+from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.model import Model, random_model
+from ntkfusion.theory.check_cases import clusters_of, normal, planted_labels, repeated
+
+TINY = BertConfig(
+    vocab_size=50,
+    hidden_size=12,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=8,
+    initializer_range=0.15,
+    num_labels=3,
+)
+
+
+def double_model(config: ModelConfig, seed: int = 0) -> Model:
+    """A random model in float64 whose biases and LayerNorms are random too."""
+    model = random_model(config, seed)
+    leaves, tree = jax.tree.flatten(model.params)
+    wider = [leaf + 0.1 * normal(100 * seed + i, *leaf.shape) * (leaf.ndim == 1) for i, leaf in enumerate(leaves)]
+    return dataclasses.replace(
+        model, params=jax.tree.unflatten(tree, [jnp.asarray(leaf, jnp.float64) for leaf in wider])
+    )
+
+
+def planted_networks(model: Model, residual: float, seed: int = 0) -> tuple[Model, Model]:
+    """A model whose neurons come in pairs that differ by `residual` of their size, and its fusion to half (V1).
+
+    Args:
+        model: in float64, with dense blocks; the first half of every block's neurons is used.
+        residual: root mean square of what is added to weights, as a part of theirs.
+        seed: of what is added.
+
+    Returns:
+        Original and compressed model.
+    """
+    originals, fused = {}, {}
+    for index, block in enumerate(model.mlp_blocks()):
+        assert isinstance(block, MLPBlock)
+        sizes = [2] * (block.hidden_width // 2)
+        twice = repeated(block.fold(), sizes)
+        noisy = {name: _moved(array, residual, 1000 * seed + index) for name, array in twice.parameters().items()}
+        originals[index] = twice.replace(**noisy)
+        fused[index] = fuse(originals[index], clusters_of(originals[index], planted_labels(sizes)), "v1")
+    return model.replace_mlp_blocks(originals), model.replace_mlp_blocks(fused)
+
+
+def _moved(array: Any, residual: float, seed: int) -> jax.Array:
+    size = jnp.sqrt(jnp.mean(array * array))
+    return array + residual * size * jnp.asarray(normal(seed + array.size, *array.shape))
+
+
+def tiny_batch(seed: int = 0, batch: int = 2, length: int = 5) -> dict[str, jax.Array]:
+    """Token ids, the last two of the last row being padding."""
+    ids = jax.random.randint(jax.random.key(seed), (batch, length), 1, TINY.vocab_size)
+    return {"input_ids": ids, "attention_mask": jnp.ones_like(ids).at[-1, -2:].set(0)}
+
+
+def packaged_network(count: int = 1) -> tuple[Model, dict[str, jax.Array]] | None:
+    """The packaged model in float64 and its shortest sentences of one length; None if it is not installed."""
+    try:
+        model = load_model(DEMO, dtype="float64")
+    except CheckpointError:
+        return None
+    encodings = sorted(tokenize(model, sample_sentences(), max_length=32)[0], key=len)
+    alike = [ids for ids in encodings if len(ids) == len(encodings[0])][:count]
+    ids = jnp.asarray(alike, jnp.int32)
+    return model, {"input_ids": ids, "attention_mask": jnp.ones_like(ids)}

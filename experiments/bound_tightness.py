@@ -6,8 +6,8 @@ those that evaluate leading directions (`theory.tight_output`, `theory.tight_sgd
 Run it: ``uv run experiments/bound_tightness.py`` (MiniLM, 6 layers, two widths: some minutes on two cores; ``--layers 0
 --widths 0.25`` one). Text: ``$NTKFUSION_DATA_DIR/sst2/{train,dev}.tsv``, or the packaged sentences without that
 variable. ``--bert-tiny`` takes ``$NTKFUSION_DATA_DIR/bert_tiny_sst2/layers.npz``, whose blocks get Gaussian vectors
-through the LayerNorm in front of them (the file has no embeddings). It can be stopped and started again: finished layers are
-kept in the output folder.
+through the LayerNorm in front of them (the file has no embeddings). It can be stopped and started again: finished
+layers are kept in the output folder.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _stored(options: Options, name: str, case: Case, width: float) -> dict[str, 
 
 def _write(options: Options, tables: list[str], summary: str, rows: list[dict[str, Any]]) -> None:
     command = shlex.join(["python", *sys.argv])
-    facts = ", ".join(f"{key} {value}" for key, value in environment().items())
+    facts = ", ".join(f"{key} {value}" for key, value in (environment() | {"precision": "float64"}).items())
     text = "\n\n".join(["# Tightness of bounds", facts, *tables, summary, "## Repeat it", f"    {command}"])
     figures = {"scatter": scatter_figure(rows), "curve": curve_figure(rows, np.asarray(options.shares))}
     options.out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def test_limits_hold_and_close(seed, activation, scale, clusters, kind):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=4000)
+@settings(deadline=None, max_examples=1000)
 @given(
     st.integers(0, 2**30),
     st.sampled_from(sorted(ACTIVATIONS)),

@@ -13,7 +13,7 @@ from ntkfusion.models.activations import ACTIVATIONS
 from ntkfusion.theory import tight_sgd
 from ntkfusion.theory.tight_sgd import kernel_directions, sgd_enclosure
 
-SHARES = (0.0, 0.25, 0.5, 1.0)
+SHARES = (0.0, 0.5, 1.0)
 
 
 def measured(original, fused, x, z=None):
@@ -34,7 +34,7 @@ def check(seed, activation, scale, clusters, **kind):
     assert (uppers[-1] - error <= 1e-8 * (1 + scale) ** 2 * (1 + size)).all()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(
     st.integers(0, 2**20),
     st.sampled_from(sorted(ACTIVATIONS)),
@@ -61,19 +61,22 @@ def test_limits_hold_and_close_on_many(seed, activation, exponent, clusters, kin
         check(seed, activation, 10.0**exponent, clusters, **kind)
 
 
-@pytest.mark.parametrize("clusters", [True, False])
-def test_at_share_one_it_is_the_error_of_dense_jacobians(x64, clusters):
+def test_at_share_one_it_is_the_error_of_dense_jacobians(x64):
     original, fused, labels, x = random_case(0, "gelu")
-    x, z = x[:3], x[1:]
+    x, z = x[:3], x[2:]
 
     def kernel(block):
+        @jax.jit
+        def jacobians(inputs):
+            return jax.jacrev(lambda parameters: block.replace(**parameters)(inputs))(block.parameters())
+
         def rows(inputs):
-            jacobian = jax.jacrev(lambda parameters: block.replace(**parameters)(inputs))(block.parameters())
-            return np.concatenate([np.asarray(j).reshape(*j.shape[:2], -1) for j in jacobian.values()], axis=2)
+            parts = jacobians(inputs).values()
+            return np.concatenate([np.asarray(j).reshape(*j.shape[:2], -1) for j in parts], axis=2)
 
         return np.einsum("nop,mop->nm", rows(x), rows(z)) / block.output_width
 
-    limits = sgd_enclosure(original, fused, x, z, labels if clusters else None, share=1.0)
+    limits = sgd_enclosure(original, fused, x, z, labels, share=1.0)
     error = np.abs(kernel(original) - kernel(fused))
     np.testing.assert_allclose(limits.upper, error, atol=1e-8)
     np.testing.assert_allclose(limits.lower, error, atol=1e-8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from ntkfusion.models.masked import MaskedBlock
 from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
 from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
+from ntkfusion.theory.check_bounds import FAST
 from ntkfusion.theory.check_cases import ACTIVATIONS, normal, random_block
 from ntkfusion.theory.run_check import run_alone
 
@@ -96,7 +98,7 @@ def wrong_blocks(block: Any) -> Iterator[tuple[str, Any]]:
         yield f"an entry of {name} moved by 1e-6", block.replace(**{name: weight.at[0, 0].add(1e-6)})
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FAST)
 def jacobians(block: Any, x: Any) -> dict[str, Any]:
     """∂f/∂parameters by reverse mode, [N, o, p] by parameter."""
     return jacobian(*block_function(block), x)

@@ -3,14 +3,15 @@
 Run it: ``uv run theory_checks/sandwich.py``. Exit code 1 if a statement fails, or if a control passes.
 
 With coinciding neurons the kernels of the parts W1, b1 and W2, as matrices over all inputs and outputs, fulfil
-n_min K ≼ K̃ ≼ n_max K: the smallest eigenvalues of K̃ − n_min K and n_max K − K̃ are not negative, up to rounding. The part
-of the output biases is the same in both, K̃ = K.
+n_min K ≼ K̃ ≼ n_max K: the smallest eigenvalues of K̃ − n_min K and n_max K − K̃ are not negative, up to rounding. The
+part of the output biases is the same in both, K̃ = K.
 Controls: n_min + 1 and n_max − 1 in their places; with the part of the output biases no factor but 1 is between.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from ntkfusion.compression.mlp_fusion import fuse
 from ntkfusion.kernels.oracle import block_function, jacobian
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
+from ntkfusion.theory.check_bounds import FAST
 from ntkfusion.theory.check_cases import (
     ACTIVATIONS,
     QUICK_ACTIVATIONS,
@@ -38,7 +40,7 @@ EXACT = 1e-12
 PARTS = ("w1", "b1", "w2")
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FAST)
 def jacobians(block: MLPBlock, x: jax.Array) -> dict[str, jax.Array]:
     """∂f/∂parameters by reverse mode, [N, o, p] by parameter."""
     return jacobian(*block_function(block), x)

@@ -3,9 +3,9 @@
 Run it: ``uv run theory_checks/network_bound.py [--full]``. Exit code 1 if a statement fails, or if a control passes.
 
 `ntkfusion.network_bound` never runs the original network; here it is run. Hidden states behind every layer, and the
-pooled vector and logits that `Model.apply` gives, against the bound: a small BERT whose neurons are near-duplicates with
-three sizes of residuals, both forms, the block error measured or bounded; with ``--full`` the packaged MiniLM with planted
-near-duplicates and at half its width.
+pooled vector and logits that `Model.apply` gives, against the bound: a small BERT whose neurons are near-duplicates
+with three sizes of residuals, both forms, the block error measured or bounded; with ``--full`` the packaged MiniLM with
+planted near-duplicates and at half its width.
 Controls: an attention weight of the original moved behind the bound's back; LayerNorm's constant halved; block errors
 left out; the carried direction left out; curvatures left out.
 """

@@ -105,7 +105,9 @@ def shifts(
     least, most = jnp.sum(p / grown, axis=-1), jnp.sum(p * grown, axis=-1)
     total = jnp.tanh(0.5 * jnp.max(whole, axis=-1))[..., None]
     up, down = p * (grown / least[..., None] - 1), p * (1 - 1 / (grown * most[..., None]))
-    up = jnp.where(whole < _LARGEST_SHIFT, jnp.maximum(up, down), jnp.inf)
+    # one clipped shift anywhere makes `least` too large
+    moderate = jnp.max(whole, axis=-1, keepdims=True) < _LARGEST_SHIFT
+    up = jnp.where(moderate, jnp.maximum(up, down), jnp.inf)
     centred = known.value[:, None] - jnp.einsum("bhts,bshe->bthe", p, known.value)[:, :, None]
     spread = _lengths(centred, jnp.einsum("hed,hfd->hef", weights.output, weights.output))
     weight = jnp.where(seen, jnp.minimum(up, total), 0.0)

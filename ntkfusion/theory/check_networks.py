@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.sources import DEMO
@@ -36,10 +37,9 @@ def double_model(config: ModelConfig, seed: int = 0) -> Model:
     """A random model in float64 whose biases and LayerNorms are random too."""
     model = random_model(config, seed)
     leaves, tree = jax.tree.flatten(model.params)
-    wider = [leaf + 0.1 * normal(100 * seed + i, *leaf.shape) * (leaf.ndim == 1) for i, leaf in enumerate(leaves)]
-    return dataclasses.replace(
-        model, params=jax.tree.unflatten(tree, [jnp.asarray(leaf, jnp.float64) for leaf in wider])
-    )
+    arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
+    wider = [array + 0.1 * normal(100 * seed + i, *array.shape) * (array.ndim == 1) for i, array in enumerate(arrays)]
+    return dataclasses.replace(model, params=jax.tree.unflatten(tree, [jnp.asarray(array) for array in wider]))
 
 
 def planted_networks(model: Model, residual: float, seed: int = 0) -> tuple[Model, Model]:

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ntkfusion.theory.check import Check, Outcome, Scope, double_precision
@@ -43,7 +44,7 @@ def print_outcome(check: Check, outcome: Outcome, seconds: float, console: Conso
         seconds: how long it took.
         console: where to.
     """
-    console.print(f"[bold]{check.name}[/bold]: {check.statement}", highlight=False)
+    console.print(f"[bold]{check.name}[/bold]: {escape(check.statement)}", highlight=False)
     console.print(outcome_table(outcome))
     for name, text in outcome.facts.items():
         console.print(f"{name}: {text}", highlight=False, markup=False)

@@ -107,11 +107,12 @@ def _put_zeros(zeros: str, neurons: np.ndarray, inputs: np.ndarray, e: int, rng:
         inputs[rng.random(len(inputs)) < 0.5] = 0
 
 
-def _constants(kind: str, n: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _constants(kind: str, n: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays also where all are 1: absent ones would be another program to compile."""
     if kind == "none":
-        return None, None
+        return np.ones_like(n), np.ones_like(n)
     if kind == "v1":
-        return n, None
+        return n, np.ones_like(n)
     if kind == "v4":
         return np.sqrt(n), 1 / np.sqrt(n)
     # powers of ten with either sign, for q; r in front of the activation likewise

@@ -91,6 +91,8 @@ def test_no_bound_is_violated(x64, shape, activation):
     def check(recipe):
         assert_no_violation(build(SHAPES[shape], activation, recipe))
 
+    # Hypothesis traces what it runs, which would make compiling several times slower
+    assert_no_violation(build(SHAPES[shape], activation, plain(0)))
     check()
 
 
@@ -111,6 +113,7 @@ def plain(seed: int, **changes) -> Recipe:
     return Recipe(**(known | changes), seed=seed)
 
 
+@pytest.mark.slow  # tests/kernels compares the same closed forms with the oracle
 @pytest.mark.parametrize("kind", ["sgd", "sign"])
 def test_measured_kernels_are_those_of_the_oracle(x64, kind):
     """What the other tests call measured, against block_kernel and against dense Jacobians."""
@@ -146,6 +149,20 @@ def test_user_functions_are_the_bounds_that_were_checked(x64):
     for name, bound in USER_FUNCTIONS.items():
         result = bound(case.original, case.fused, case.x, case.z, case.labels)
         np.testing.assert_allclose(result, found[name][1], rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sgd", "sign"])
+def test_blocks_may_train_different_constants_and_biases(x64, kind):
+    """Absent constants are 1, and an output bias that only one block has is part of the difference."""
+    case = build(SHAPES["small"], "silu", plain(0, constants="none"))
+    bound = nf.sgd_kernel_bound if kind == "sgd" else nf.sign_kernel_bound
+    for old, new in ((case.original.replace(b2=None), case.fused), (case.original, case.fused.replace(b2=None))):
+        bare = new.replace(q=None, r=None)
+        error = jnp.abs(nf.block_kernel(old, case.x, kind=kind) - nf.block_kernel(bare, case.x, kind=kind))
+        found = bound(old, bare, case.x, None, case.labels)
+        assert bool(jnp.all(error <= found))
+        np.testing.assert_array_equal(found, bound(old, new, case.x, None, case.labels))
 
 
 def test_small_residuals_have_small_bounds(x64):

@@ -43,7 +43,7 @@ def mixtures(case, constant: str, trained: bool) -> tuple[nf.MixtureBlock, nf.Mi
     ("kind", "variant", "trained"),
     [
         ("sgd", "v4", True),
-        ("sign", "v1", True),
+        pytest.param("sign", "v1", True, marks=pytest.mark.slow),
         pytest.param("sgd", "v4", False, marks=pytest.mark.slow),
         pytest.param("sign", "v1", False, marks=pytest.mark.slow),
     ],

@@ -71,12 +71,16 @@ if TYPE_CHECKING:
     from ntkfusion.theory.sgd_bounds import sgd_kernel_bound
     from ntkfusion.theory.sign_bounds import sign_kernel_bound
     from ntkfusion.theory.signal_bounds import signal_bound
+    from ntkfusion.theory.tight_output import output_enclosure
+    from ntkfusion.theory.tight_sgd import sgd_enclosure
 
 _HOMES = {
     "output_bound": "theory.output_bounds",
     "sgd_kernel_bound": "theory.sgd_bounds",
     "sign_kernel_bound": "theory.sign_bounds",
     "signal_bound": "theory.signal_bounds",
+    "output_enclosure": "theory.tight_output",
+    "sgd_enclosure": "theory.tight_sgd",
     "tune": "compression.tuning",
     "Tuning": "compression.tuning",
     "refit_output": "compression.refit",
@@ -237,11 +241,13 @@ __all__ = [
     "network_errors",
     "network_kernel",
     "output_bound",
+    "output_enclosure",
     "random_model",
     "refit_output",
     "row_mesh",
     "save_model",
     "sequence_kernel",
+    "sgd_enclosure",
     "sgd_kernel_bound",
     "sign_kernel_bound",
     "signal_bound",

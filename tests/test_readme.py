@@ -22,6 +22,12 @@ def test_python_examples_run(capsys):
     assert "{'MLP': (2, 2, 2, 2), 'rest': (2, 2, 2, 2)}" in out
 
 
+def test_the_script_of_the_theory_checks_bounds(capsys):
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "theory.md").read_text("utf-8"), re.DOTALL))
+    exec(compile(code, "theory.md", "exec"), {})
+    assert 1 <= float(capsys.readouterr().out.split("measured ")[1].split("\n")[0]) < 10
+
+
 def test_every_link_leads_somewhere():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):

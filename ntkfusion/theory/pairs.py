@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
@@ -81,7 +82,7 @@ def pair_blocks(original: MLPBlock, fused: MLPBlock, labels: Int[Array, " m"] | 
         original: a dense block in float64.
         fused: what its neurons were fused to, in float64; constants are taken into the centres.
         labels: the cluster of every neuron of the original; by default the fused neuron with the nearest input weights
-            and bias (every assignment gives valid bounds, that of the clustering the best ones).
+            and bias, none left out (every assignment gives valid bounds, that of the clustering the best ones).
 
     Returns:
         The `FusedPair`.
@@ -156,5 +157,17 @@ def _output_bias(block: MLPBlock) -> Float[Array, " o"]:
 
 
 def _nearest(w: Float[Array, "m e"], centres: Float[Array, "c e"]) -> Int[Array, " m"]:
-    squares = jnp.sum(centres**2, axis=1)[None, :] - 2 * w @ centres.T
-    return jnp.argmin(squares, axis=1)
+    """The nearest centre of every neuron; a centre that is nearest to none takes the neuron nearest to it."""
+    squares = np.asarray(jnp.sum(centres**2, axis=1)[None, :] - 2 * w @ centres.T)
+    labels = squares.argmin(axis=1)
+    counts = np.bincount(labels, minlength=len(centres))
+    # distances along a column differ by ‖w_i‖², which the line above leaves out
+    distances = squares + np.asarray(jnp.sum(w**2, axis=1))[:, None]
+    for centre in np.flatnonzero(counts == 0):
+        spare = counts[labels] > 1
+        if not spare.any():
+            break
+        neuron = np.where(spare, distances[:, centre], np.inf).argmin()
+        counts[labels[neuron]] -= 1
+        labels[neuron], counts[centre] = centre, 1
+    return jnp.asarray(labels)

@@ -107,10 +107,13 @@ def compare(scope: Scope) -> tuple[list[Row], dict[str, str]]:
 def exchanged(module: Any, name: str, other: Any) -> Iterator[None]:
     """A function of a module exchanged, and one layer's program compiled anew with it."""
     kept, program = getattr(module, name), network_bounds.layer_program
+
+    def layer(*arguments: Any) -> Any:
+        # a function of its own: JAX would find the trace of one that it knows
+        return program.__wrapped__(*arguments)
+
     setattr(module, name, other)
-    network_bounds.layer_program = jax.jit(  # pyright: ignore[reportAttributeAccessIssue]
-        program.__wrapped__, static_argnames="first_order", compiler_options=FAST
-    )
+    network_bounds.layer_program = jax.jit(layer, static_argnums=5, compiler_options=FAST)
     try:
         yield
     finally:

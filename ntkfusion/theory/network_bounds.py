@@ -117,7 +117,7 @@ def network_bound(
     ...     params = jax.tree.map(lambda leaf: leaf.astype("float64"), random_model(tiny).params)
     ...     model = dataclasses.replace(random_model(tiny), params=params)
     ...     other = model.replace_mlp_blocks({0: model.mlp_blocks()[0].replace(b2=jnp.ones(4))})
-    ...     bound = network_bound(model, other, input_ids=[[1, 2]])
+    ...     bound = network_bound(model, other, first_order=False, rounding=False, input_ids=[[1, 2]])
     >>> bound.hidden.shape, bool((bound.blocks == 2).all())
     ((1, 1, 2), True)
     """

@@ -25,8 +25,8 @@ Compared = dict[str, tuple[Array, Array]]
 Term = tuple[ModuleType, str]
 #: Arrays of synthetic blocks are small: compiling is what takes time.
 FAST = {"xla_backend_optimization_level": 0}
-#: Inputs of comparisons that hold o or o² numbers per pair.
-FEW = 6
+#: Inputs of comparisons that hold o or o² numbers per pair, of synthetic and of real blocks.
+FEW, REAL_FEW = 6, 2
 
 
 def kernel_gap(

@@ -5,7 +5,7 @@ Run it: ``uv run theory_checks/network_bound.py [--full]``. Exit code 1 if a sta
 `ntkfusion.network_bound` never runs the original network; here it is run. Hidden states behind every layer, and the
 pooled vector and logits that `Model.apply` gives, against the bound: a small BERT whose neurons are near-duplicates
 with three sizes of residuals, both forms, the block error measured or bounded; with ``--full`` the packaged MiniLM with
-planted near-duplicates and at half its width.
+planted near-duplicates and at half its width, without the allowance for rounding.
 Controls: an attention weight of the original moved behind the bound's back; LayerNorm's constant halved; block errors
 left out; the carried direction left out; curvatures left out.
 """
@@ -81,9 +81,12 @@ def share(found: NetworkBound, mask: jax.Array) -> str:
 
 def real_pairs(model: Model, seed: int) -> Iterator[tuple[str, tuple[Model, Model]]]:
     """The packaged model with planted near-duplicates, and fused to half its width."""
-    for residual in RESIDUALS[:2]:
-        yield f"MiniLM, residual {residual:g}", planted_networks(model, residual, seed)
-    yield "MiniLM, width 1/2", (model, compress(model, MLPFusion(width=0.5, num_restarts=1), seed=seed)[0])
+    for residual in (1e-4, 1e-3):
+        yield f"MiniLM in real arithmetic, residual {residual:g}", planted_networks(model, residual, seed)
+    yield (
+        "MiniLM in real arithmetic, width 1/2",
+        (model, compress(model, MLPFusion(width=0.5, num_restarts=1), seed=seed)[0]),
+    )
 
 
 def compare(scope: Scope) -> tuple[list[Row], dict[str, str]]:
@@ -97,7 +100,8 @@ def compare(scope: Scope) -> tuple[list[Row], dict[str, str]]:
             found += rows(name, measured, network_bound(*models, **options, **batch))
     packaged = None if scope.quick else packaged_network()
     for name, models in real_pairs(packaged[0], scope.seed) if packaged else ():
-        bound = network_bound(*models, **packaged[1])
+        # worst cases of rounding, passed on by six layers, would be all that one sees
+        bound = network_bound(*models, rounding=False, **packaged[1])
         found += rows(name, measure(models, packaged[1]), bound)
         facts[f"{name}: bound / hidden state"] = share(bound, packaged[1]["attention_mask"])
     return found, facts

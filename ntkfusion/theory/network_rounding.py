@@ -1,6 +1,6 @@
 """How far float64 arithmetic can carry the two trajectories of a network bound from the real ones, layer by layer.
 
-Standard model, as in `rounding`: Γ = γ_n with n ≥ 4 times the longest sum of a layer. With X ≥ ‖x_t‖ on both
+Standard model, as in `rounding`: Γ = γ_n with n ≥ 4 times the sums that follow each other. With X ≥ ‖x_t‖ on both
 trajectories and Frobenius norms F (‖ |x| |W| ‖ ≤ X ‖W‖_F), Q = X F_Q + ‖b_Q‖, K and V likewise, largest over tokens,
 
     scores    4 Γ scale Q K =: s                weights   π = e^{2s} − 1 + Γ, relative
@@ -63,7 +63,8 @@ def layer_rounding(
     Returns:
         The `Rounding`.
     """
-    unit = gamma(4 * (trace.h.shape[-1] + trace.h.shape[1] + max(block.hidden_width for block in blocks)) + 64)
+    width, tokens = trace.h.shape[-1], trace.h.shape[1]
+    unit, wide = gamma(4 * (width + tokens) + 64), gamma(4 * (width + max(b.hidden_width for b in blocks)) + 64)
     post = not weights.pre_norm
     seen = jnp.zeros_like(eps) if post else _norm_rounding(weights.first_norm, trace.h, eps, unit)
     grown = eps if post else eps * _steepest(weights.first_norm, trace.h)
@@ -71,7 +72,7 @@ def layer_rounding(
     sums = sums + 2 * unit * (_size(trace.h) + eps)
     norm = weights.first_norm if post else weights.second_norm
     inputs = _norm_rounding(norm, trace.z, eps, unit)
-    block = _block_rounding(blocks, _size(trace.u) + 2 * eps * _steepest(norm, trace.z), unit)
+    block = _block_rounding(blocks, _size(trace.u) + 2 * eps * _steepest(norm, trace.z), wide)
     block = block + 2 * unit * (_size(trace.y) + eps)
     hidden = _norm_rounding(weights.second_norm, trace.y, eps, unit) if post else jnp.zeros_like(eps)
     return Rounding(seen, sums, inputs, block, hidden)

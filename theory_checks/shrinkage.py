@@ -40,7 +40,7 @@ from ntkfusion.theory.run_check import run_alone
 from ntkfusion.theory.trajectories import with_constants
 
 #: Evaluated inputs; training inputs, of which there must be many for small fractions of flipped signs.
-INPUTS, TRAINING = 10, 20_000
+INPUTS, TRAINING = 30, 10_000
 EPSILONS = np.logspace(-4, -1, 10)
 #: Around the exponent 2; what a slower kernel's exponent is at most; how far a ratio may be from the median one.
 WITHIN, SLOWER, FACTOR = 0.1, 1.7, 3.0

@@ -13,10 +13,17 @@ from rich.table import Table
 
 from ntkfusion.reporting.html import html_document, html_figure
 from ntkfusion.reporting.plots import save_png
-from ntkfusion.reporting.verification_plots import curve_figure, scatter_figure, tightness_figure
+from ntkfusion.reporting.verification_plots import (
+    curve_figure,
+    has_scatter,
+    has_tightness,
+    scatter_figure,
+    tightness_figure,
+)
+from ntkfusion.theory.check import Row
 from ntkfusion.verify_job import Finding, Verification
 
-_HEADER = ("check", "compared", "comparisons", "controls that fail", "median bound / measured", "seconds", "")
+_HEADER = ("check", "numbers", "rows", "controls that fail", "bound / measured", "seconds", "")
 
 
 def finding_cells(finding: Finding) -> list[str]:
@@ -60,12 +67,10 @@ def _figures(verification: Verification) -> Iterator[tuple[str, tuple[Figure, st
     """File name → figure and caption."""
     for finding in verification.findings:
         name, outcome = finding.check.name, finding.outcome
-        if any(row.ratio == row.ratio and row.layer is not None for row in outcome.rows):
-            yield (
-                f"{name}-tightness",
-                (tightness_figure(outcome), f"{name}: how loose the bounds are, by layer and width."),
-            )
-        if any((row.measured > 0).any() and row.count > 1 for row in outcome.rows):
+        if has_tightness(outcome):
+            caption = f"{name}: how loose the bounds are, by layer and width."
+            yield f"{name}-tightness", (tightness_figure(outcome), caption)
+        if has_scatter(outcome):
             caption = f"{name}: measured against bound. Nothing may lie below the diagonal."
             yield f"{name}-scatter", (scatter_figure(outcome), caption)
         for number, curve in enumerate(outcome.curves):
@@ -84,8 +89,9 @@ def _finding_numbers(finding: Finding) -> dict[str, Any]:
             "width": row.width,
             "compared": row.count,
             "of": row.of,
-            "largest_measured": float(row.measured.max()) if row.count else None,
-            "largest_bound": float(row.bound.max()) if row.count else None,
+            "relation": "at least" if row.at_least else "at most",
+            "measured": None if row.worst is None else float(row.measured[row.worst]),
+            "bound": None if row.worst is None else float(row.bound[row.worst]),
             "median_ratio": None if row.ratio != row.ratio else row.ratio,
             "violations": row.violations,
         }
@@ -105,13 +111,19 @@ def _finding_numbers(finding: Finding) -> dict[str, Any]:
 def _row_cells(finding: Finding) -> list[list[str]]:
     cells = []
     for row in finding.outcome.rows:
-        measured, bound = (f"{values.max():.3e}" if row.count else "–" for values in (row.measured, row.bound))
+        at = row.worst
+        measured, bound = ("–" if at is None else f"{values[at]:.3e}" for values in (row.measured, row.bound))
         ratio = "–" if row.ratio != row.ratio else f"{row.ratio:.3g}"
-        cells.append([row.case, measured, bound, ratio, f"{row.count} {row.of}", "holds" if row.holds else "FAILS"])
+        relation = "≥" if row.at_least else "≤"
+        cells.append([row.case, measured, f"{relation} {bound}", ratio, f"{row.count} {row.of}", _word(row)])
     return cells
 
 
-_ROW_HEADER = ("case", "largest measured", "largest bound", "median bound / measured", "compared", "")
+def _word(row: Row) -> str:
+    return "holds" if row.holds else f"FAILS ({row.violations})"
+
+
+_ROW_HEADER = ("case", "largest measured", "its bound", "median bound / measured", "compared", "")
 
 
 def _markdown_table(header: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -28,6 +28,7 @@ class Row:
         layer: the layer of a real model it belongs to, or None.
         width: the kept share of the neurons, or None.
         exact: whether the bound is a tolerance, so that how far it is above what was measured says nothing.
+        at_least: whether the bound is the smallest value, not the largest, that each may have: an error that must show.
     """
 
     case: str
@@ -37,6 +38,7 @@ class Row:
     layer: int | None = None
     width: float | None = None
     exact: bool = False
+    at_least: bool = False
 
     @classmethod
     def of_arrays(cls, case: str, measured: Any, bound: Any, **facts: Any) -> Row:
@@ -51,8 +53,23 @@ class Row:
 
     @property
     def violations(self) -> int:
-        """How many exceed their bound; what is not a number does."""
-        return int(np.count_nonzero(~(self.measured <= self.bound)))
+        """How many exceed their bound, or stay below if it is the smallest value; what is not a number does."""
+        held = self.measured >= self.bound if self.at_least else self.measured <= self.bound
+        return int(np.count_nonzero(~held))
+
+    @property
+    def worst(self) -> int | None:
+        """Where the bound is violated most; without violations where the number is largest (smallest, if at_least)."""
+        if not self.count:
+            return None
+        if self.at_least:
+            return int((self.measured - self.bound if self.violations else self.measured).argmin())
+        return int((self.measured - self.bound if self.violations else self.measured).argmax())
+
+    @property
+    def wrong(self) -> str:
+        """What a violation does, in a word."""
+        return "stay below" if self.at_least else "exceed"
 
     @property
     def holds(self) -> bool:
@@ -62,7 +79,7 @@ class Row:
     @property
     def ratio(self) -> float:
         """Median of bound / measured: how loose the bound is; NaN for tolerances and where nothing is above 0."""
-        if self.exact:
+        if self.exact or self.at_least:
             return float("nan")
         positive = self.measured > 0
         return float(np.median(self.bound[positive] / self.measured[positive])) if positive.any() else float("nan")
@@ -119,7 +136,9 @@ class Outcome:
     @property
     def failures(self) -> list[str]:
         """Everything that went wrong, in words; a check without rows or controls is wrong too."""
-        broken = [f"{row.case}: {row.violations} of {row.count} {row.of} exceed" for row in self.rows if not row.holds]
+        broken = [
+            f"{row.case}: {row.violations} of {row.count} {row.of} {row.wrong}" for row in self.rows if not row.holds
+        ]
         passed = [f"control passes: {control.name}" for control in self.controls if not control.failed]
         parts = {"nothing was compared": self.rows, "there is no control": self.controls}
         return broken + passed + [sentence for sentence, part in parts.items() if not part]

@@ -53,10 +53,11 @@ def rows_of(found: Iterable[tuple[Case, Compared]], of: str) -> tuple[Row, ...]:
         for form, (measured, bound) in compared.items():
             group = groups.setdefault((case.name, form, case.layer, case.width), [])
             group.append((np.asarray(measured).ravel(), np.asarray(bound).ravel()))
-    return tuple(
-        Row(f"{name}, {form}", *(np.concatenate(side) for side in zip(*parts, strict=True)), of, layer, width)
-        for (name, form, layer, width), parts in groups.items()
-    )
+    rows = []
+    for (name, form, layer, width), parts in groups.items():
+        measured, bound = (np.concatenate(side) for side in zip(*parts, strict=True))
+        rows.append(Row(f"{name}, {form}", measured, bound, of, layer, width))
+    return tuple(rows)
 
 
 def violated(compared: Iterable[tuple[Array, Array]]) -> bool:

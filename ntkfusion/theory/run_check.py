@@ -26,12 +26,11 @@ def outcome_table(outcome: Outcome) -> Table:
     for name in ("case", "measured", "bound", "median bound / measured", "compared", ""):
         table.add_column(name, justify="left" if name in ("case", "") else "right")
     for row in outcome.rows:
-        worst = (row.measured - row.bound if row.violations else row.measured).argmax() if row.count else None
-        numbers = ["–", "–"] if worst is None else [f"{row.measured[worst]:.3e}", f"{row.bound[worst]:.3e}"]
+        numbers = ["–", "–"] if row.worst is None else [f"{side[row.worst]:.3e}" for side in (row.measured, row.bound)]
+        numbers[1] = ("≥ " if row.at_least else "≤ ") + numbers[1]
+        ratio = "–" if row.ratio != row.ratio else f"{row.ratio:.3g}"
         verdict = "PASS" if row.holds else f"FAIL ({row.violations})"
-        table.add_row(
-            row.case, *numbers, "–" if row.ratio != row.ratio else f"{row.ratio:.3g}", f"{row.count} {row.of}", verdict
-        )
+        table.add_row(escape(row.case), *numbers, ratio, f"{row.count} {row.of}", verdict)
     return table
 
 

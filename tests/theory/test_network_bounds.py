@@ -80,7 +80,7 @@ def fresh_program():
 
 PROGRAM = fresh_program()
 #: Heads that are seen by default; the others are slow.
-DEFAULT = ("BERT-sequence-classification-True", "GPT-2-causal-lm-True")
+DEFAULT = ("BERT-sequence-classification-True",)
 
 
 def cases():
@@ -150,6 +150,7 @@ def without(monkeypatch, module, name, other):
     monkeypatch.setattr(network_bounds, "layer_program", fresh_program())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "other"),
     [

@@ -60,6 +60,7 @@ def test_layer_norm(x64, eps):
     assert bool(jnp.all(rest <= norm_curvature(norm, z, size(delta)) + room))
 
 
+@pytest.mark.slow
 def test_chord_is_sharp(x64):
     """The tangent of the ball reaches it."""
     angle = jnp.linspace(0.01, 1.55, 50)
@@ -74,6 +75,7 @@ def test_chord_is_below_the_textbook_constant(x64):
     assert bool(jnp.all(chord(x) <= x / (1 - x / 2)))
 
 
+@pytest.mark.slow
 def test_layer_norm_derivative(x64):
     norm, z, _ = norm_case(1, count=3)
     expected = jax.vmap(jax.jacobian(lambda z: normalise(norm, z)))(z)
@@ -119,7 +121,7 @@ def attention_excess(weights, x, delta, eps):
     )
 
 
-@pytest.mark.parametrize("weight_scale", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("weight_scale", [0.1, 3.0])
 def test_attention(x64, weight_scale):
     count = 1500
     for seed in range(2):
@@ -129,6 +131,7 @@ def test_attention(x64, weight_scale):
         assert all(float(jnp.max(excess)) <= 0 for excess in found), [float(jnp.max(e)) for e in found]
 
 
+@pytest.mark.slow
 def test_attention_bounds_depend_on_every_epsilon(x64):
     """Half of ε is too little."""
     x, delta = normal(5, 300, T, D), 1e-3 * normal(6, 300, T, D)

@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 #: Memory maps of a process above which compiled programs are dropped: Linux allows 65530, and XLA crashes there.
-MANY_MAPS = 30_000
+MANY_MAPS = 20_000
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,7 @@ def check(model, tmp_path):
         assert not any(info.values()), info
 
 
+@pytest.mark.slow
 def test_layers_that_share_their_weights(tmp_path):
     check(make("albert", "masked-lm"), tmp_path)
 
@@ -95,6 +96,7 @@ def compressed(model):
     return model.replace_mlp_blocks({i: block(old, i) for i, old in enumerate(model.mlp_blocks())})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "key"), [("gpt2", "causal-lm", "n_inner"), ("switch_transformers", "seq2seq-lm", "d_ff")]
 )

@@ -65,6 +65,7 @@ def _inner(problem, labels, point):
     return sums @ np.asarray(problem.points[point])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_problems_that_do_not_fit_are_solved_directly_with_the_same_result(x64, monkeypatch, weighted):
     monkeypatch.setattr(direct_form, "BLOCK_NUMBERS", 200)

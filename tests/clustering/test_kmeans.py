@@ -53,6 +53,7 @@ def test_four_points_two_clusters():
     assert result.counts.tolist() == [2, 2]
 
 
+@pytest.mark.slow
 def test_four_points_three_clusters():
     result = kmeans(FOUR, 3)
     assert float(result.inertia) == pytest.approx(0.125)
@@ -110,6 +111,7 @@ def test_same_seed_same_result_and_keys_are_accepted():
         assert first.inertia == other.inertia
 
 
+@pytest.mark.slow
 def test_more_restarts_are_never_worse():
     points = normal(0, 80, 6)
     inertias = [float(kmeans(points, 9, num_restarts=restarts).inertia) for restarts in (1, 8, 32)]
@@ -162,6 +164,7 @@ def test_no_single_move_lowers_the_inertia(x64):
             assert inertia(points, moved, weights) >= inertia(points, labels, weights) - 1e-9
 
 
+@pytest.mark.slow
 def test_exchanges_lower_the_inertia_of_small_clusters():
     points = normal(0, 200, 6)
     alone = kmeans(points, 50, num_restarts=3, exchange=False)
@@ -213,6 +216,7 @@ def test_order_of_the_points_permutes_the_labels():
     assert float(one.inertia) == pytest.approx(float(other.inertia), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_weighted_inertia_reaches_that_of_scikit_learn():
     points, weights = normal(0, 300, 5), jnp.exp(normal(1, 300))
     ours = kmeans(points, 30, weights=weights)

@@ -103,6 +103,7 @@ def test_row_weights_come_from_squared_gradients(model):
     assert errors[:3].max() < 0.5 * errors[3:].mean()
 
 
+@pytest.mark.slow
 def test_logits_come_closer_with_the_budget(model):
     """The function, before and after."""
     before = logits(model)

@@ -178,6 +178,7 @@ def test_kappa_keeps_the_whole_trajectory_of_its_update_law(x64, activation):
         assert min(errors.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_blocks_are_clustered_as_they_would_be_alone():
     blocks = [dense_block(4, 20, 4, seed=seed) for seed in range(2)]
     together = MLPFusion(width=0.3).compress(blocks, Workspace(0)).blocks
@@ -212,6 +213,7 @@ def test_mixtures_are_fused_expert_by_expert():
     np.testing.assert_array_equal(small.router, mixture.router)
 
 
+@pytest.mark.slow
 def test_input_weight_changes_the_metric_only():
     block = dense_block(4, 30, 4)
     inputs, outputs = (

@@ -85,6 +85,7 @@ def test_tuning_brings_output_and_kernels_closer_on_tokens_it_has_not_seen(block
     assert objective(tuned) < 0.9 * objective(start)
 
 
+@pytest.mark.slow
 def test_tuning_that_makes_things_worse_is_not_kept(block, tokens, workspace):
     start, _ = refit_output(compress(ActiveNeurons(0.5), block, workspace), block, tokens)
     wild = Tuning(steps=40, rate=100.0, batch=64, kernel_tokens=16, kernel_sets=2)
@@ -93,6 +94,7 @@ def test_tuning_that_makes_things_worse_is_not_kept(block, tokens, workspace):
     assert details["tuning_loss"] == details["tuning_loss_before"]
 
 
+@pytest.mark.slow
 def test_tuning_wakes_neurons_that_are_silent_on_all_tokens(block, tokens):
     """There is no least-squares solution for their constants, which must not end in NaN."""
     silent = block.replace(w2=0 * block.w2)
@@ -142,6 +144,7 @@ def test_progress_is_reported(block, tokens):
     assert [fraction for _, fraction in heard] == sorted(fraction for _, fraction in heard)
 
 
+@pytest.mark.slow
 def test_improvements_keep_the_size_and_follow_the_name(block, tokens, workspace):
     method = build_method("mlp-fusion-v2+refit+sign", 0.5)
     assert method == Matched(method=Refitted(method=MLPFusion(0.5, variant="v2")), target="sign")
@@ -154,6 +157,7 @@ def test_improvements_keep_the_size_and_follow_the_name(block, tokens, workspace
     )
 
 
+@pytest.mark.slow
 def test_a_coded_block_with_constants_is_dense_and_counts_as_dense(block, tokens, workspace):
     plain = Kronecker(0.5).compress([block], workspace)
     matched = Matched(method=Kronecker(0.5)).compress([block], workspace)
@@ -161,6 +165,7 @@ def test_a_coded_block_with_constants_is_dense_and_counts_as_dense(block, tokens
     assert relative(matched.blocks[0](tokens), plain.blocks[0](tokens)) < 1e-4
 
 
+@pytest.mark.slow
 def test_experts_are_improved_one_by_one():
     mixture = mixture_block(D, 8, D, experts=2)
     x = normal(1, 120, D)
@@ -201,6 +206,7 @@ def test_blocks_that_cannot_be_improved_are_refused_before_any_work(block, name,
         build_method(name, 0.5).check([block])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svd+refit+sgd", "kronecker+sign", "mlp-fusion+refit"])
 def test_the_kind_of_improved_blocks_is_known_in_advance(block, workspace, name):
     method = build_method(name, 0.75)

@@ -124,6 +124,7 @@ def test_what_division_leaves_over_goes_to_the_largest_loss():
     assert mask_per_output(scores, 6).tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*WEIGHT_METHODS, "active-neurons"])
 def test_errors_fall_with_the_width_to_nothing(x64, name):
     block, x = dense_block(8, 40, 8, biases=False), normal(1, 60, 8)
@@ -144,6 +145,7 @@ def test_looking_at_the_inputs_pays(x64):
     assert error("active-neurons") < error("structured-pruning")
 
 
+@pytest.mark.slow
 def test_mixtures_are_pruned_expert_by_expert():
     mixture, x = mixture_block(D, M, D, biases=True), normal(1, 90, D)
     small, _ = only(ActivationPruning(0.5), mixture, x)

@@ -80,6 +80,7 @@ def test_one_decoder_for_all_layers_or_one_each():
     assert all(block.num_parameters <= budget for c in (shared, separate) for block in c.blocks)
 
 
+@pytest.mark.slow
 def test_layers_of_one_decoder_are_coded_better_together():
     """Four matrices whose rows one curved decoder made: at equal numbers, sharing is wider and closer."""
     frequencies, phases = normal(1, 3, 32), normal(2, 1, 32)
@@ -110,6 +111,7 @@ def test_nothing_is_coded_where_nothing_is_saved():
         jax.tree.map(np.testing.assert_array_equal, compressed.blocks, tuple(block.fold() for block in blocks))
 
 
+@pytest.mark.slow
 def test_layers_of_other_widths_have_decoders_of_their_own():
     blocks = [dense_block(D, m, D, seed=m) for m in (M, 2 * M, M)]
     compressed = compress(blocks)[1].blocks

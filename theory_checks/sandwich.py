@@ -34,7 +34,7 @@ from ntkfusion.theory.check_cases import (
 from ntkfusion.theory.run_check import run_alone
 
 SIZES = (5, 4, 4, 3, 3, 2, 2)
-INPUTS, OUTPUTS = 100, 3
+INPUTS, OUTPUTS = 60, 2
 #: Negative eigenvalues relative to the largest one of either side.
 EXACT = 1e-12
 PARTS = ("w1", "b1", "w2")

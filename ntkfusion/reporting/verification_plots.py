@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import matplotlib
@@ -32,8 +33,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def form_of(row: Row) -> str:
-    """What is compared: the end of a row's name, such as the form of a bound."""
-    return row.case.rsplit(", ", 1)[-1]
+    """What is compared: the end of a row's name that is no layer, width or residual, such as the form of a bound."""
+    parts = [part for part in row.case.split(", ") if not re.search(r"\b(layer|width|residual) [\d.e-]+$", part)]
+    return parts[-1] if parts else row.case
 
 
 def has_scatter(outcome: Outcome) -> bool:
@@ -50,7 +52,7 @@ def scatter_figure(outcome: Outcome) -> Figure:
     """Every comparison's numbers against their bounds, a colour per form, on logarithmic axes with the diagonal."""
     clouds = _clouds(outcome)
     with matplotlib.rc_context(RC):
-        figure = _figure(9, 6)
+        figure = _figure(9.0, 6.0)
         axes = figure.subplots()
         for number, (form, (measured, bound)) in enumerate(clouds.items()):
             colour = _COLOURS[number % len(_COLOURS)]
@@ -92,7 +94,7 @@ def tightness_figure(outcome: Outcome) -> Figure:
     forms = list(dict.fromkeys(form_of(row) for rows in models.values() for row in rows))
     widths = sorted({row.width for rows in models.values() for row in rows if row.width is not None})
     with matplotlib.rc_context(RC):
-        figure = _figure(max(7.0, 4.5 * len(models) + 2), 5)
+        figure = _figure(max(7.0, 4.5 * len(models) + 2), 5.0)
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, (name, rows) in zip(panels, models.items(), strict=True):
             _tightness_panel(axes, rows, forms, widths)
@@ -123,7 +125,7 @@ def _tightness_panel(axes: Axes, rows: list[Row], forms: list[str], widths: list
 def curve_figure(curve: Curve) -> Figure:
     """Lines on top of each other, later ones dashed so that earlier ones show through."""
     with matplotlib.rc_context(RC):
-        figure = _figure(9, 5)
+        figure = _figure(9.0, 5.0)
         axes = figure.subplots()
         for number, (name, (x, y)) in enumerate(curve.lines.items()):
             style: dict[str, Any] = {"linewidth": 2.8 - 0.3 * min(number, 5), "color": _COLOURS[number % len(_COLOURS)]}

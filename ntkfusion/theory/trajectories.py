@@ -59,11 +59,11 @@ class Followed:
         moved: the largest change of an output of the original since the start.
     """
 
-    outputs: Float[Array, " T"]
-    fused_outputs: Float[Array, " T"]
-    gap: Float[Array, " T"]
-    parameter_gap: Float[Array, " T"]
-    moved: Float[Array, " T"]
+    outputs: Float[Array, "*T"]
+    fused_outputs: Float[Array, "*T"]
+    gap: Float[Array, "*T"]
+    parameter_gap: Float[Array, "*T"]
+    moved: Float[Array, "*T"]
 
 
 def with_constants(block: MLPBlock) -> MLPBlock:

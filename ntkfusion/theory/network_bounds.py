@@ -108,18 +108,6 @@ def network_bound(
     Raises:
         InputError: if the models differ in more than their MLP blocks, are of another architecture or not in float64,
             for original blocks that are not dense, and as `pair_blocks` with block_error="bound".
-
-    >>> import dataclasses, jax, jax.numpy as jnp
-    >>> from ntkfusion.models.bert_config import BertConfig
-    >>> from ntkfusion.models.model import random_model
-    >>> tiny = BertConfig(vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=3)
-    >>> with jax.enable_x64(True):
-    ...     params = jax.tree.map(lambda leaf: leaf.astype("float64"), random_model(tiny).params)
-    ...     model = dataclasses.replace(random_model(tiny), params=params)
-    ...     other = model.replace_mlp_blocks({0: model.mlp_blocks()[0].replace(b2=jnp.ones(4))})
-    ...     bound = network_bound(model, other, first_order=False, rounding=False, input_ids=[[1, 2]])
-    >>> bound.hidden.shape, bool((bound.blocks == 2).all())
-    ((1, 1, 2), True)
     """
     if block_error not in get_args(BlockError):
         raise InputError(f"unknown block_error {block_error!r}; known: {', '.join(get_args(BlockError))}")

@@ -60,14 +60,18 @@ def sample():
     return (Path(ntkfusion.__path__[0]) / "data" / "sample.txt").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-5), pytest.param("float64", 1e-10, marks=pytest.mark.slow)]
+)
 def test_minilm_equals_torch_on_sst2(minilm, data_dir, dtype, tolerance):
     lines = (data_dir / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     sentences = mixed_lengths([line.split("\t")[1] for line in lines], 64)
     check_minilm(minilm, sentences, dtype, tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param("float32", 2e-5, marks=pytest.mark.slow), ("float64", 1e-10)]
+)
 def test_minilm_equals_torch_on_packaged_sentences(minilm, sample, dtype, tolerance):
     check_minilm(minilm, mixed_lengths(sample, 32), dtype, tolerance)
 

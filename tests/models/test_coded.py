@@ -96,6 +96,7 @@ def test_parameters_round_trip_through_names_and_layout():
     assert {"w1/latents", "w1/norms", "w1/decoder/0/kernel", "w2/left", "b1", "b2"} <= coded_block().parameters().keys()
 
 
+@pytest.mark.slow
 def test_a_network_runs_and_trains_on_coded_blocks():
     config = nf.BertConfig(
         vocab_size=13, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6

@@ -111,6 +111,7 @@ def test_a_network_with_a_masked_block_is_the_network_with_the_merged_one(model)
     assert cells == [f"{survivors(block)}"]
 
 
+@pytest.mark.slow
 def test_network_kernels_follow_the_masks(model):
     """The kernel of a pruned network is that of its merged twin without the gradients under the holes."""
     block = masked_block(6, 8, 6)

@@ -16,7 +16,7 @@ from ntkfusion.options import Verify
 from ntkfusion.progress import Advance
 from ntkfusion.theory.check import Check, Outcome, Real, Scope
 from ntkfusion.theory.real_blocks import model_blocks, packaged_blocks
-from ntkfusion.theory.run_check import run_check
+from ntkfusion.theory.run_check import quick_compilation, run_check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +93,13 @@ def run(options: Verify, checks: list[Check], advance: Advance) -> Verification:
         NTKFusionError: if the user's model cannot be loaded or has no dense block.
     """
     advance("loading the model", 0)
-    models = _models(options)
     findings = []
-    for done, check in enumerate(checks, start=1):
-        advance(check.name, done)
-        scope = Scope(options.quick, options.seed, models)
-        findings.append(Finding(check, *run_check(check, scope)))
+    with quick_compilation(options.quick):
+        models = _models(options)
+        for done, check in enumerate(checks, start=1):
+            advance(check.name, done)
+            scope = Scope(options.quick, options.seed, models)
+            findings.append(Finding(check, *run_check(check, scope)))
     conditions = {
         "command": command_line(options, positional=()),
         "models": [real.name for real in models],

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ntkfusion.reporting.answer import width_label
@@ -91,30 +92,41 @@ def tightness_figure(outcome: Outcome) -> Figure:
     for row in outcome.rows:
         if row.layer is not None and row.ratio == row.ratio:
             models.setdefault(row.case.split(", ", 1)[0], []).append(row)
-    forms = list(dict.fromkeys(form_of(row) for rows in models.values() for row in rows))
+    names = list(dict.fromkeys(_line_of(row) for rows in models.values() for row in rows))
     widths = sorted({row.width for rows in models.values() for row in rows if row.width is not None})
     with matplotlib.rc_context(RC):
         figure = _figure(max(7.0, 4.5 * len(models) + 2), 5.0)
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, (name, rows) in zip(panels, models.items(), strict=True):
-            _tightness_panel(axes, rows, forms, widths)
+            _tightness_panel(axes, rows, names, widths)
             axes.set_title(name)
         panels[0].set_ylabel("bound / measured (median)")
-        _legend(figure, panels[0])
+        handles = [Line2D([], [], label=name, **_style(number)) for number, name in enumerate(names)]
+        if len(widths) > 1:
+            lines = zip(_DASHES, widths, strict=False)
+            handles += [
+                Line2D([], [], color="black", ls=ls, label=f"width {width_label(width)}") for ls, width in lines
+            ]
+        figure.legend(handles=handles, loc="outside right upper", fontsize=9, handlelength=3)
         return figure
 
 
-def _tightness_panel(axes: Axes, rows: list[Row], forms: list[str], widths: list[float]) -> None:
-    for number, form in enumerate(forms):
+def _line_of(row: Row) -> str:
+    """A row's name without the model in front, layer and width."""
+    parts = [part for part in row.case.split(", ")[1:] if not re.search(r"\b(layer|width) [\d.e-]+$", part)]
+    return ", ".join(parts)
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLOURS[number % len(_COLOURS)]}
+
+
+def _tightness_panel(axes: Axes, rows: list[Row], names: list[str], widths: list[float]) -> None:
+    for number, name in enumerate(names):
         for place, width in enumerate(widths or [None]):
-            line = sorted((row.layer or 0, row.ratio) for row in rows if (form_of(row), row.width) == (form, width))
+            line = sorted((row.layer or 0, row.ratio) for row in rows if (_line_of(row), row.width) == (name, width))
             if line:
-                label = form if len(widths) < 2 or width is None else f"{form}, width {width_label(width)}"
-                style: dict[str, Any] = {
-                    "marker": _MARKERS[number % len(_MARKERS)],
-                    "color": _COLOURS[number % len(_COLOURS)],
-                }
-                axes.plot(*zip(*line, strict=True), _DASHES[place % len(_DASHES)], label=label, **style)
+                axes.plot(*zip(*line, strict=True), ls=_DASHES[place % len(_DASHES)], **_style(number))
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import jax
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ntkfusion.theory.check import Check, Outcome, Scope, double_precision
+
+
+@contextmanager
+def quick_compilation(quick: bool) -> Iterator[None]:
+    """Compile with little optimisation if `quick`: many small programs that each run once or twice."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", quick or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def run_check(check: Check, scope: Scope) -> tuple[Outcome, float]:
@@ -65,7 +79,8 @@ def run_alone(check: Check) -> int:
     arguments = parser.parse_args()
     from ntkfusion.theory.real_blocks import packaged_blocks
 
-    scope = Scope(not arguments.full, arguments.seed, packaged_blocks(arguments.seed))
-    outcome, seconds = run_check(check, scope)
+    with quick_compilation(not arguments.full):
+        scope = Scope(not arguments.full, arguments.seed, packaged_blocks(arguments.seed))
+        outcome, seconds = run_check(check, scope)
     print_outcome(check, outcome, seconds, Console())
     return int(not outcome.passed)

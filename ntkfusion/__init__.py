@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ntkfusion.compression.weighted_svd import WeightedSVD
     from ntkfusion.compression.whitened_svd import WhitenedSVD
     from ntkfusion.data.inputs import BlockInputs, collect_block_inputs
+    from ntkfusion.data.task import Examples, Task
+    from ntkfusion.data.tasks import load_task, read_task
     from ntkfusion.errors import CheckpointError, InputError, NTKFusionError, OutputExistsError
     from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
     from ntkfusion.kernels.devices import fetch, row_mesh
@@ -154,6 +156,10 @@ _HOMES = {
     "kmeans_batch": "clustering.kmeans",
     "load_kernel_file": "reporting.kernel_file",
     "load_model": "checkpoints.load",
+    "Examples": "data.task",
+    "Task": "data.task",
+    "load_task": "data.tasks",
+    "read_task": "data.tasks",
     "save_model": "checkpoints.save",
     "network_kernel": "kernels.network",
     "NetworkBound": "theory.network_bounds",
@@ -179,6 +185,7 @@ __all__ = [
     "CodedStore",
     "Compressed",
     "Estimate",
+    "Examples",
     "FactorizedBlock",
     "FullKernelDistance",
     "GPT2Config",
@@ -210,6 +217,7 @@ __all__ = [
     "RobertaConfig",
     "Sketch",
     "StructuredPruning",
+    "Task",
     "Training",
     "Tuning",
     "WeightPruning",
@@ -235,6 +243,7 @@ __all__ = [
     "kmeans_batch",
     "load_kernel_file",
     "load_model",
+    "load_task",
     "match_both",
     "match_constants",
     "network_bound",
@@ -243,6 +252,7 @@ __all__ = [
     "output_bound",
     "output_enclosure",
     "random_model",
+    "read_task",
     "refit_output",
     "row_mesh",
     "save_model",

@@ -17,18 +17,29 @@ def sample_sentences() -> list[str]:
     return text.splitlines()
 
 
+def read_utf8(path: Path) -> str:
+    """The content of a UTF-8 text file, without a byte order mark.
+
+    Raises:
+        InputError: if the file is missing, a folder, not readable or not UTF-8.
+    """
+    if not path.exists() or path.is_dir():
+        raise InputError(f"text file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text file {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise InputError(f"text file {path} cannot be read: {error.strerror}") from error
+
+
 def read_sentences(path: Path) -> list[str]:
     """The lines of a UTF-8 text file that hold more than white space, stripped.
 
     Raises:
         InputError: if the file is missing, a folder, not UTF-8, or has no text.
     """
-    if not path.exists() or path.is_dir():
-        raise InputError(f"text file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"text file {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    text = read_utf8(path)
     sentences = [line.strip() for line in text.splitlines() if line.strip()]
     if not sentences:
         raise InputError(f"text file {path} is empty; it should hold sentences, one per line")

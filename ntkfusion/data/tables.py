@@ -1,0 +1,148 @@
+"""Columns of text from CSV, TSV and JSONL files: exactly what is there, with the line of whatever is wrong.
+
+Local files are read with the standard library. `datasets` fills missing fields without a word, turns text that looks
+like a date into one, copies the file to a cache, and does not say which line is broken.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ntkfusion.data.text import read_utf8
+from ntkfusion.errors import InputError
+
+_ABSENT = object()  # a key that a line of JSON lacks
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a file.
+
+    Attributes:
+        path: the file.
+        columns: cells by name of the column: text, in JSONL any value.
+        lines: where each row starts in the file, from 1.
+    """
+
+    path: Path
+    columns: dict[str, list[Any]]
+    lines: list[int]
+
+    def where(self, row: int) -> str:
+        """For messages: the file and the line of a row."""
+        return f"{self.path}, line {self.lines[row]}"
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column.
+
+        Raises:
+            InputError: if there is no such column, or a line of JSON lacks it.
+        """
+        if name not in self.columns:
+            raise InputError(f"{self.path} has no column {name!r}; it has {', '.join(map(repr, self.columns))}")
+        cells = self.columns[name]
+        for row, cell in enumerate(cells):
+            if cell is _ABSENT:
+                raise InputError(f"{self.where(row)} has no {name!r}, which other lines have")
+        return cells
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The cells of a column of text.
+
+        Raises:
+            InputError: as `column`; if a cell is no text or only white space.
+        """
+        cells = self.column(name)
+        for row, cell in enumerate(cells):
+            if not isinstance(cell, str):
+                raise InputError(f"{self.where(row)}: {name!r} should be text, it is {json.dumps(cell)}")
+            if not cell.strip():
+                raise InputError(f"{self.where(row)}: {name!r} is empty; fill it or remove the row")
+        return tuple(cells)
+
+
+def read_table(path: Path, *, names: Sequence[str] = (), style: Literal["csv", "tsv", "jsonl"] | None = None) -> Table:
+    """Read a file with one example per row; blank lines are left out.
+
+    Args:
+        path: UTF-8 text, with or without a byte order mark.
+        names: of the first columns, for a CSV or TSV file without a header; fields after them are left out.
+        style: ``"csv"``, comma separated and quoted; ``"tsv"``, tab separated, quotation marks are text; ``"jsonl"``,
+            an object per line; None goes by the suffix.
+
+    Returns:
+        The `Table`, of at least one row.
+
+    Raises:
+        InputError: if the file cannot be read, its suffix is another, a line is broken, or there are no rows.
+    """
+    chosen = style or path.suffix.lower().removeprefix(".")
+    if chosen not in ("csv", "tsv", "jsonl"):
+        raise InputError(f"{path}: the suffix should be .csv, .tsv or .jsonl, it is {path.suffix!r}")
+    text = read_utf8(path)
+    if chosen == "jsonl":
+        table = _from_objects(path, text)
+    else:
+        table = _from_fields(path, _quoted(path, text) if chosen == "csv" else _unquoted(text), names)
+    if not table.lines:
+        raise InputError(f"{path} has no examples")
+    return table
+
+
+def _unquoted(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if content := line.removesuffix("\r"):
+            yield number, content.split("\t")
+
+
+def _quoted(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield start, fields
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {start}: {error}") from error
+
+
+def _from_fields(path: Path, rows: Iterator[tuple[int, list[str]]], names: Sequence[str]) -> Table:
+    """Rows with as many fields as the header, or at least as many as there are names."""
+    header = list(names) or [name.strip() for name in next(rows, (0, []))[1]]
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: two columns have the same name; the header is {', '.join(map(repr, header))}")
+    cells, lines = [], []
+    for line, fields in rows:
+        if len(fields) < len(header) or (len(fields) > len(header) and not names):
+            wanted = f"at least {len(header)}" if names else f"{len(header)}, as in the header"
+            raise InputError(f"{path}, line {line}: {len(fields)} fields, expected {wanted}")
+        cells.append(fields[: len(header)])
+        lines.append(line)
+    return Table(path, {name: [row[place] for row in cells] for place, name in enumerate(header)}, lines)
+
+
+def _from_objects(path: Path, text: str) -> Table:
+    objects, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            objects.append(_object(line, f"{path}, line {number}"))
+            lines.append(number)
+    names = dict.fromkeys(name for row in objects for name in row)
+    return Table(path, {name: [row.get(name, _ABSENT) for row in objects] for name in names}, lines)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f'{where}: expected a JSON object such as {{"text": ..., "label": ...}}')
+    return value

@@ -1,0 +1,109 @@
+"""Tasks by name, and from any file with columns of text and labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ntkfusion.data.glue import GLUE, fetch_glue, read_glue
+from ntkfusion.data.labels import are_scores, class_indices, class_names, label_cells, scores
+from ntkfusion.data.tables import Table, read_table
+from ntkfusion.data.task import Examples, Task, hold_out
+from ntkfusion.errors import InputError
+
+#: Names that `load_task` knows.
+TASKS = tuple(GLUE)
+
+#: The environment variable with the folder of data sets.
+DATA_DIR = "NTKFUSION_DATA_DIR"
+
+
+def load_task(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Task:
+    """A task of GLUE, from local files or from the Hugging Face hub.
+
+    Args:
+        name: one of `TASKS`.
+        data_dir: folder with one folder per task, named like it; without it that of the environment variable
+            ``NTKFUSION_DATA_DIR``, and if that has no such task, the hub.
+        seed: decides which tenth of train is dev, where the files have none (mrpc).
+
+    Returns:
+        The `Task`; test is None where its labels are not public.
+
+    Raises:
+        InputError: if there is no such task or folder, a file is missing or broken, or the hub cannot be reached.
+    """
+    if name not in GLUE:
+        raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}, and files of your own")
+    given = data_dir or (Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None)
+    if given is None:
+        return fetch_glue(name)
+    if not given.is_dir():
+        raise InputError(f"there is no data folder {given} ({'data_dir' if data_dir else DATA_DIR})")
+    folder = given / name
+    if GLUE[name].files and folder.is_dir():
+        return read_glue(name, folder, seed=seed)
+    if data_dir is None:
+        return fetch_glue(name)
+    known = ", ".join(task for task in TASKS if GLUE[task].files and (given / task).is_dir()) or "none"
+    raise InputError(f"{given} has no folder of {name} that can be read (it has: {known}); without it the hub is asked")
+
+
+def read_task(
+    train: Path,
+    dev: Path | None,
+    test: Path | None,
+    *,
+    text: str,
+    pair: str | None,
+    label: str,
+    name: str,
+    regression: bool | None = None,
+    seed: int = 0,
+) -> Task:
+    """A task from files of your own: CSV (quoted as usual), TSV (quotation marks are text) or JSONL, by suffix.
+
+    Classes are those of the training file: numbers by value, anything else by alphabet. They are judged by accuracy and
+    Matthews' coefficient, scores by Spearman's and Pearson's.
+
+    Args:
+        train: the file to train on.
+        dev: the file that chooses; None takes a random tenth of train, the same share of every class.
+        test: the file to be looked at once.
+        text: the column of text.
+        pair: the column of what it is compared with, in a task on pairs.
+        label: the column of labels.
+        name: of the task.
+        regression: whether labels are scores; None decides: numbers that are not all whole ones are.
+        seed: of the tenth.
+
+    Returns:
+        The `Task`.
+
+    Raises:
+        InputError: if a file, column, text or label is missing, empty, broken or unknown; says in which line.
+    """
+    columns = [column for column in (text, pair, label) if column is not None]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"text, pair and label should be different columns, got {', '.join(map(repr, columns))}")
+    tables = {split: read_table(path) for split, path in [("train", train), ("dev", dev), ("test", test)] if path}
+    cells = label_cells(tables["train"], label)
+    is_score = are_scores(tables["train"], cells) if regression is None else regression
+    names = () if is_score else class_names(tables["train"], cells)
+    splits = {split: _examples(table, text, pair, label, names) for split, table in tables.items()}
+    if is_score and len(set(splits["train"].labels.tolist())) < 2:
+        raise InputError(f"{train}: all scores are {cells[0]}; there is nothing to learn")
+    notes = [f"{table.path.name} ({len(table.lines)})" for table in tables.values()]
+    learned, chooser = splits["train"], splits.get("dev")
+    if chooser is None:
+        learned, chooser = hold_out(learned, seed=seed)
+        notes[0] += f", of which {len(chooser)} held out as dev with seed {seed}"
+    metrics = ("spearman", "pearson") if is_score else ("accuracy", "matthews")
+    return Task(name, names, metrics, learned, chooser, splits.get("test"), ", ".join(notes))
+
+
+def _examples(table: Table, text: str, pair: str | None, label: str, names: tuple[str, ...]) -> Examples:
+    """The examples of a file; scores if there are no class names."""
+    first, second = table.texts(text), None if pair is None else table.texts(pair)
+    cells = label_cells(table, label)
+    return Examples(first, second, class_indices(table, cells, names) if names else scores(table, cells))

@@ -1,0 +1,1 @@
+"""Training: what it does to a model, and how that is measured."""

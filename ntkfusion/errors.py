@@ -33,3 +33,21 @@ class CheckpointError(NTKFusionError):
             shown.append(f"... and {len(self.problems) - len(shown)} more")
         text = shown[0] if len(shown) == 1 else "\n  - ".join([f"{len(self.problems)} problems:", *shown])
         super().__init__(f"cannot load {source}: {text}")
+
+
+class NonFiniteLossError(NTKFusionError):
+    """Training met a loss or a gradient that is no number; the state before it is kept.
+
+    Attributes:
+        step: number of the update, from 0.
+        rows: places of its examples among the training examples.
+        state: the last good state.
+    """
+
+    def __init__(self, step: int, rows: Sequence[int], loss: float, state: object = None) -> None:
+        self.step, self.rows, self.state = step, tuple(rows), state
+        shown = ", ".join(str(row) for row in self.rows[:8]) + (", …" if len(self.rows) > 8 else "")
+        super().__init__(
+            f"the loss or its gradient is no number at update {step} (loss {loss}), training examples {shown}; "
+            "the state before this update is kept. Try a smaller learning rate, or clipping."
+        )

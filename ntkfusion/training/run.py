@@ -1,0 +1,174 @@
+"""A training run: what stays the same in it, and the loop over updates."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+
+from ntkfusion.data.task import Task
+from ntkfusion.errors import NonFiniteLossError
+from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.model import Model
+from ntkfusion.training.batches import Minibatch, minibatches
+from ntkfusion.training.encoding import Encoded, encode
+from ntkfusion.training.evaluate import padded_lengths, predict
+from ntkfusion.training.groups import Flat, Group, own_rates, rates_of, split, unflatten
+from ntkfusion.training.losses import task_loss
+from ntkfusion.training.metrics import score
+from ntkfusion.training.optimizer import build_optimizer, learning_rate
+from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.step import Fixed, Measured, Step, TrainState, first_state, make_step
+from ntkfusion.training.store import Progress, StateStore
+from ntkfusion.training.trackers import Tracker
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Tokenised examples.
+
+    Attributes:
+        sets: ``train``, ``dev`` and perhaps ``test``.
+        buckets: the lengths that batches are padded to.
+    """
+
+    sets: Mapping[str, Encoded]
+    buckets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Model, task: Task, recipe: Recipe) -> Data:
+        """Tokenise a task's examples."""
+        examples = {"train": task.train, "dev": task.dev} | ({} if task.test is None else {"test": task.test})
+        sets = {name: encode(model, each, max_length=recipe.max_length) for name, each in examples.items()}
+        return cls(sets, padded_lengths(model, list(sets.values()), recipe.num_buckets))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What does not change while a model is trained.
+
+    Attributes:
+        model: the model before training.
+        task: what it is trained for.
+        data: its examples, tokenised.
+        recipe: the hyper-parameters.
+        groups: parameters with rates of their own.
+        tracker: told all numbers.
+        store: where the state is saved, or None.
+        save_steps: updates after which it is saved, beside every evaluation.
+    """
+
+    model: Model
+    task: Task
+    data: Data
+    recipe: Recipe
+    groups: tuple[Group, ...]
+    tracker: Tracker
+    store: StateStore | None
+    save_steps: int
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of a run that nothing stops early."""
+        return self.recipe.num_updates(len(self.task.train))
+
+    def train(self) -> tuple[TrainState, Progress]:
+        """All updates that are left to do, from the start or from the last save.
+
+        Raises:
+            NonFiniteLossError: when a loss or gradient is no number; the state before is saved.
+        """
+        trained, frozen = split(self.model.params, self.groups)
+        state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
+        if self.store is not None and self.store.step is not None:
+            state, progress = self.store.restore(state, trained)
+        if progress.finished:
+            return state, progress
+        config, recipe = self.model.config, self.recipe
+        step = task_step(config, dataclasses.replace(recipe, seed=0), self.num_updates, self.task.is_regression)
+        rates = rates_of(list(trained), self.groups)
+        fixed = Fixed(frozen, self.model.constants, jax.random.key(recipe.seed), own_rates(rates))
+        pace, due = Pace(), self.evaluations()
+        for batch in minibatches(self.data.sets["train"], self.recipe, self.data.buckets, start=int(state.step)):
+            state, measured = step(state, fixed, batch.arrays)
+            self._check(batch, measured, state, progress)
+            self.tracker.log(batch.step + 1, self._values(batch, measured, pace))
+            if batch.step + 1 in due:
+                progress = self.evaluated(state, progress, frozen)
+            if batch.step + 1 in due or (batch.step + 1) % self.save_steps == 0:
+                self.save(state, progress)
+            if progress.finished:
+                break
+        return state, progress
+
+    def _check(self, batch: Minibatch, measured: Measured, state: TrainState, progress: Progress) -> None:
+        if not bool(measured.finite):
+            self.save(state, progress)
+            raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
+
+    def _values(self, batch: Minibatch, measured: Measured, pace: Pace) -> dict[str, float]:
+        return {
+            "loss": float(measured.loss),
+            "gradient_norm": float(measured.gradient_norm),
+            "learning_rate": float(jnp.asarray(learning_rate(self.recipe, self.num_updates)(batch.step))),
+            "tokens": float(batch.num_tokens),
+            "seconds": pace.lap(),
+        }
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Save where there is a place to."""
+        if self.store is not None:
+            self.store.save(state, progress)
+
+    def evaluations(self) -> frozenset[int]:
+        """Numbers of updates behind which the dev set is looked at: evenly spread over every epoch, and its end."""
+        per_epoch, each = self.recipe.updates_per_epoch(len(self.task.train)), self.recipe.evaluations
+        within = {max(1, round(per_epoch * part / each)) for part in range(1, each + 1)}
+        return frozenset(epoch * per_epoch + place for epoch in range(self.recipe.epochs) for place in within)
+
+    def evaluated(self, state: TrainState, progress: Progress, frozen: Flat) -> Progress:
+        """The progress after a look at the dev set."""
+        step, found = int(state.step), self.scores("dev", state.params | frozen)
+        self.tracker.log(step, {f"dev/{name}": value for name, value in found.items()})
+        history = (*progress.history, {"step": float(step), **found})
+        better = not progress.history or found[self.first] > max(each[self.first] for each in progress.history)
+        stale = 0 if better else progress.stale + 1
+        patience = self.recipe.patience
+        ended = step == self.num_updates or (patience is not None and stale >= patience)
+        # copied: the next update takes over the state's memory
+        best = jax.tree.map(jnp.copy, state.params) if better else progress.best
+        return Progress(best, history, step if better else progress.best_step, stale, ended)
+
+    @property
+    def first(self) -> str:
+        """The metric that decides."""
+        return self.task.metrics[0]
+
+    def scores(self, split: str, params: Flat) -> dict[str, float]:
+        """Metrics on the dev or the test set."""
+        model = dataclasses.replace(self.model, params=unflatten(params))
+        logits = predict(model, self.data.sets[split], batch_size=self.recipe.batch_size, buckets=self.data.buckets)
+        return score(self.task.metrics, self.data.sets[split].labels, logits)
+
+
+@lru_cache(maxsize=8)
+def task_step(config: ModelConfig, recipe: Recipe, num_updates: int, is_regression: bool) -> Step:
+    """The compiled update for a task, shared by all runs that differ in weights, examples and seed only."""
+    loss = task_loss(config, is_regression=is_regression)
+    return make_step(loss, build_optimizer(recipe, num_updates), recipe)
+
+
+class Pace:
+    """Seconds from one call to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before

@@ -1,0 +1,142 @@
+"""One update: gradient, clipping, optimiser; compiled once for every shape of a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from ntkfusion.models.model import Params
+from ntkfusion.training.groups import Flat, unflatten
+from ntkfusion.training.losses import Loss
+from ntkfusion.training.recipe import Recipe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that an update changes.
+
+    Attributes:
+        params: the trained parameters, by path.
+        optimizer: the optimiser's state.
+        step: updates done.
+    """
+
+    params: Flat
+    optimizer: Any
+    step: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Everything that no update changes.
+
+    Attributes:
+        params: frozen parameters, by path.
+        constants: the model's constants.
+        key: of dropout.
+        rates: factors of the learning rate by path, broadcast to the parameter; 1 for those that are not there.
+    """
+
+    params: Flat
+    constants: Params
+    key: Array
+    rates: Flat
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an update tells: the mean loss of its examples, the gradient's norm, whether both are numbers."""
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+#: (state, fixed, arrays of a batch) → (new state, what was measured). The old state's memory is taken over.
+Step = Callable[[TrainState, Fixed, Mapping[str, Any]], tuple[TrainState, Measured]]
+
+
+def first_state(trained: Flat, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update; the parameters are copied, since updates take over their memory."""
+    copied = jax.tree.map(jnp.copy, trained)
+    return TrainState(copied, optimizer.init(copied), jnp.zeros((), jnp.int32))
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, recipe: Recipe) -> Step:
+    """The compiled update of a recipe.
+
+    g = ∇ Σ_n w_n ℓ_n / Σ_n w_n over the whole batch, whatever parts it is computed in. Dropout's key of update t is
+    fold_in(key, t), and of part k of it fold_in(that, k). If the loss or the gradient is no number, the state stays as
+    it is.
+
+    Args:
+        loss: the sum over a batch.
+        optimizer: from `build_optimizer`.
+        recipe: the hyper-parameters.
+
+    Returns:
+        The `Step`.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, fixed: Fixed, arrays: Mapping[str, Array]) -> tuple[TrainState, Measured]:
+        key = jax.random.fold_in(fixed.key, state.step)
+
+        def mean(trained: Flat, part: Mapping[str, Array], number: Int[Array, ""]) -> Float[Array, ""]:
+            params, constants = _in_precision((unflatten(trained | fixed.params), fixed.constants), recipe.precision)
+            dropout = jax.random.fold_in(key, number) if recipe.dropout else None
+            total = loss(params, constants, part, dropout)
+            return total / jnp.sum(arrays["weights"]).astype(total.dtype)
+
+        value, gradient = _accumulated(jax.value_and_grad(mean), state.params, arrays, recipe.accumulation)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        update = partial(_updated, optimizer, fixed.rates)
+        state = jax.lax.cond(finite, update, lambda state, _: state, state, gradient)
+        return state, Measured(value, norm, finite)
+
+    return step
+
+
+def _updated(optimizer: Any, rates: Flat, state: TrainState, gradient: Flat) -> TrainState:
+    # optax's schedules multiply whole numbers by fractions
+    with jax.numpy_dtype_promotion("standard"):
+        updates, memory = optimizer.update(gradient, state.optimizer, state.params)
+    updates = {path: update.astype(state.params[path].dtype) for path, update in updates.items()}
+    updates |= {path: updates[path] * rate.astype(updates[path].dtype) for path, rate in rates.items()}
+    return TrainState({path: leaf + updates[path] for path, leaf in state.params.items()}, memory, state.step + 1)
+
+
+def _accumulated(
+    value_and_grad: Callable[..., tuple[Array, Flat]], params: Flat, arrays: Mapping[str, Array], parts: int
+) -> tuple[Array, Flat]:
+    """Sums over the parts of a batch, one after the other."""
+    if parts == 1:
+        return value_and_grad(params, arrays, jnp.zeros((), jnp.int32))
+    split = {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in arrays.items()}
+
+    def add(total: tuple[Array, Flat], part: tuple[Mapping[str, Array], Array]) -> tuple[tuple[Array, Flat], None]:
+        return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+
+    shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda array: array[0], split), jnp.int32(0))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return jax.lax.scan(add, zeros, (split, jnp.arange(parts, dtype=jnp.int32)))[0]
+
+
+def _in_precision(tree: Any, precision: str) -> Any:
+    """Half precision where it is asked for; what is float64 or no fraction stays otherwise."""
+    if precision == "float32":
+        return tree
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )

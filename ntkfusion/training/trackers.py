@@ -1,0 +1,122 @@
+"""Where the numbers of a run go: a file, a live line, TensorBoard, or anything with two methods."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from ntkfusion.errors import InputError
+
+#: What a tracker is told: names such as ``loss`` or ``dev/accuracy``.
+Values = Mapping[str, float]
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What `fit` tells its numbers to."""
+
+    def log(self, step: int, values: Values) -> None:
+        """Take the numbers of a moment.
+
+        Args:
+            step: updates done.
+            values: name → number.
+        """
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+class JsonLines:
+    """A file with one JSON object per line, flushed line by line; numbers that are none are written as null."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to a file, which is made if need be."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: Values) -> None:
+        """Write a line."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files for TensorBoard, written by tensorboardX (an optional dependency)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write to a folder.
+
+        Raises:
+            InputError: if tensorboardX is not installed.
+        """
+        try:
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(
+                "TensorBoard files are written by tensorboardX: pip install 'ntkfusion[tensorboard]'"
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def log(self, step: int, values: Values) -> None:
+        """Write scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class Several:
+    """Trackers that are told the same."""
+
+    def __init__(self, trackers: Iterable[Tracker]) -> None:
+        """Tell all of them."""
+        self._trackers = tuple(trackers)
+
+    def log(self, step: int, values: Values) -> None:
+        """Tell every one."""
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def close(self) -> None:
+        """Close every one."""
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that `JsonLines` wrote; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, which a run that goes on from `step` writes again; the file is whole at any time.
+
+    Args:
+        path: the file; nothing happens if there is none.
+        step: the last step that stays.
+    """
+    if not path.exists():
+        return
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)

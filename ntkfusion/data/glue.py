@@ -45,7 +45,7 @@ class GlueTask:
         cells: labels as they stand in the files, in the same order.
         metrics: GLUE's; the first decides early stopping.
         columns: of text, on the hub.
-        files: by split, one or several; without dev, a tenth of train takes its place.
+        files: by split, one or several; without dev, a tenth of train takes its place; none if there is no reader.
         dev: name of the dev split on the hub.
     """
 
@@ -134,20 +134,24 @@ GLUE: dict[str, GlueTask] = {
 
 
 def read_glue(name: str, folder: Path, *, seed: int) -> Task:
-    """A task from the files in its folder.
+    """A task from the files in its folder; the test split may be missing.
 
     Raises:
         InputError: if a file is missing or broken.
     """
     glue = GLUE[name]
-    missing = [file.path for files in glue.files.values() for file in files if not (folder / file.path).is_file()]
+    files = dict(glue.files)
+    absent = {split: [file.path for file in files[split] if not (folder / file.path).is_file()] for split in files}
+    if absent.pop("test", []):
+        del files["test"]
+    missing = [path for paths in absent.values() for path in paths]
     if missing:
         raise InputError(
             f"{folder} lacks {', '.join(missing)}; add what is missing, or name no data folder (NTKFUSION_DATA_DIR "
             f"unset) to take {name} from the hub"
         )
-    splits = {split: _join([_read(folder, file, glue) for file in files]) for split, files in glue.files.items()}
-    notes = [f"{' + '.join(file.path for file in files)} ({len(splits[split])})" for split, files in glue.files.items()]
+    splits = {split: _join([_read(folder, file, glue) for file in files[split]]) for split in files}
+    notes = [f"{' + '.join(file.path for file in files[split])} ({len(splits[split])})" for split in files]
     train, dev = splits["train"], splits.get("dev")
     if dev is None:
         train, dev = hold_out(train, seed=seed)
@@ -184,10 +188,8 @@ def fetch_glue(name: str) -> Task:
     # its errors derive from OSError, ValueError or neither, depending on what went wrong and on its version
     except Exception as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{name} is in no local data folder, and the hub did not deliver {HUB} ({problem}); go online, or give the "
-            "folder with the data (--data-dir or NTKFUSION_DATA_DIR)"
-        ) from error
+        way = ", or give the folder with the data (--data-dir or NTKFUSION_DATA_DIR)" if glue.files else ""
+        raise InputError(f"{name}: the hub did not deliver {HUB} ({problem}); go online{way}") from error
     train, dev = _from_hub(splits, "train", glue), _from_hub(splits, glue.dev, glue)
     if train is None or dev is None:
         raise InputError(f"{HUB}, {name}: train or {glue.dev} has examples without a label")

@@ -37,7 +37,7 @@ def are_scores(table: Table, cells: Sequence[str]) -> bool:
         InputError: if most labels are numbers and some are not, or not finite ones.
     """
     numbers = [_number(cell) for cell in cells]
-    bad = [row for row, number in enumerate(numbers) if number is None or not math.isfinite(number)]
+    bad = [row for row, number in enumerate(numbers) if number is None]
     if bad and 2 * len(bad) < len(cells):
         raise InputError(
             f"{table.where(bad[0])}: label {cells[bad[0]]!r} is not a finite number, most others are; correct it, or "
@@ -54,8 +54,8 @@ def scores(table: Table, cells: Sequence[str]) -> Float32[np.ndarray, "N"]:
     """
     numbers = [_number(cell) for cell in cells]
     for row, number in enumerate(numbers):
-        if number is None or not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
-            raise InputError(f"{table.where(row)}: score {cells[row]!r} is not a finite number")
+        if number is None or abs(number) > float(np.finfo(np.float32).max):
+            raise InputError(f"{table.where(row)}: score {cells[row]!r} is not a finite number of float32")
     return np.asarray(numbers, np.float32)
 
 
@@ -88,15 +88,18 @@ def class_indices(table: Table, cells: Sequence[str], names: Sequence[str]) -> I
 
 
 def _number(text: str) -> int | float | None:
-    """An int where it is one: a float would confuse large ones."""
+    """A finite number; an int where it is one, because floats confuse large ones."""
     if "_" in text:  # Python reads 1_0 as 10
         return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _name(text: str) -> str:
@@ -104,4 +107,4 @@ def _name(text: str) -> str:
     number = _number(text)
     if number is None:
         return text
-    return str(int(number)) if math.isfinite(number) and number == int(number) else str(number)
+    return str(int(number) if number == int(number) else number)

@@ -18,7 +18,7 @@ TASKS = tuple(GLUE)
 DATA_DIR = "NTKFUSION_DATA_DIR"
 
 
-def load_task(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Task:
+def load_task(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Task:
     """A task of GLUE, from local files or from the Hugging Face hub.
 
     Args:
@@ -35,11 +35,12 @@ def load_task(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Task
     """
     if name not in GLUE:
         raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}, and files of your own")
-    given = data_dir or (Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None)
-    if given is None:
+    place = os.environ.get(DATA_DIR) if data_dir is None else data_dir
+    if not place:
         return fetch_glue(name)
+    given = Path(place).expanduser()
     if not given.is_dir():
-        raise InputError(f"there is no data folder {given} ({'data_dir' if data_dir else DATA_DIR})")
+        raise InputError(f"there is no data folder {given} ({DATA_DIR if data_dir is None else 'data_dir'})")
     folder = given / name
     if GLUE[name].files and folder.is_dir():
         return read_glue(name, folder, seed=seed)
@@ -50,9 +51,9 @@ def load_task(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Task
 
 
 def read_task(
-    train: Path,
-    dev: Path | None,
-    test: Path | None,
+    train: str | os.PathLike[str],
+    dev: str | os.PathLike[str] | None,
+    test: str | os.PathLike[str] | None,
     *,
     text: str,
     pair: str | None,
@@ -86,7 +87,8 @@ def read_task(
     columns = [column for column in (text, pair, label) if column is not None]
     if len(set(columns)) < len(columns):
         raise InputError(f"text, pair and label should be different columns, got {', '.join(map(repr, columns))}")
-    tables = {split: read_table(path) for split, path in [("train", train), ("dev", dev), ("test", test)] if path}
+    files = {split: path for split, path in [("train", train), ("dev", dev), ("test", test)] if path is not None}
+    tables = {split: read_table(Path(path).expanduser()) for split, path in files.items()}
     cells = label_cells(tables["train"], label)
     is_score = are_scores(tables["train"], cells) if regression is None else regression
     names = () if is_score else class_names(tables["train"], cells)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from ntkfusion.data.glue import GLUE, fetch_glue, read_glue
 from ntkfusion.data.labels import are_scores, class_indices, class_names, label_cells, scores
 from ntkfusion.data.tables import Table, read_table
@@ -64,8 +66,8 @@ def read_task(
 ) -> Task:
     """A task from files of your own: CSV (quoted as usual), TSV (quotation marks are text) or JSONL, by suffix.
 
-    Classes are those of the training file: numbers by value, anything else by alphabet. They are judged by accuracy and
-    Matthews' coefficient, scores by Spearman's and Pearson's.
+    Classes are those of train: numbers by value, else by alphabet; judged by accuracy and Matthews' coefficient. Scores
+    are judged by Spearman's and Pearson's.
 
     Args:
         train: the file to train on.
@@ -78,9 +80,6 @@ def read_task(
         regression: whether labels are scores; None decides: numbers that are not all whole ones are.
         seed: of the tenth.
 
-    Returns:
-        The `Task`.
-
     Raises:
         InputError: if a file, column, text or label is missing, empty, broken or unknown; says in which line.
     """
@@ -89,19 +88,24 @@ def read_task(
         raise InputError(f"text, pair and label should be different columns, got {', '.join(map(repr, columns))}")
     files = {split: path for split, path in [("train", train), ("dev", dev), ("test", test)] if path is not None}
     tables = {split: read_table(Path(path).expanduser()) for split, path in files.items()}
-    cells = label_cells(tables["train"], label)
-    is_score = are_scores(tables["train"], cells) if regression is None else regression
-    names = () if is_score else class_names(tables["train"], cells)
-    splits = {split: _examples(table, text, pair, label, names) for split, table in tables.items()}
-    if is_score and len(set(splits["train"].labels.tolist())) < 2:
-        raise InputError(f"{train}: all scores are {cells[0]}; there is nothing to learn")
+    classes = _classes(tables["train"], label, regression)
+    splits = {split: _examples(table, text, pair, label, classes) for split, table in tables.items()}
     notes = [f"{table.path.name} ({len(table.lines)})" for table in tables.values()]
-    learned, chooser = splits["train"], splits.get("dev")
-    if chooser is None:
-        learned, chooser = hold_out(learned, seed=seed)
-        notes[0] += f", of which {len(chooser)} held out as dev with seed {seed}"
-    metrics = ("spearman", "pearson") if is_score else ("accuracy", "matthews")
-    return Task(name, names, metrics, learned, chooser, splits.get("test"), ", ".join(notes))
+    if dev is None:
+        splits["train"], splits["dev"] = hold_out(splits["train"], seed=seed)
+        notes[0] += f", of which {len(splits['dev'])} held out as dev with seed {seed}"
+    metrics = ("accuracy", "matthews") if classes else ("spearman", "pearson")
+    return Task(name, classes, metrics, splits["train"], splits["dev"], splits.get("test"), ", ".join(notes))
+
+
+def _classes(train: Table, label: str, regression: bool | None) -> tuple[str, ...]:
+    """Class names, none if labels are scores."""
+    cells = label_cells(train, label)
+    if not (are_scores(train, cells) if regression is None else regression):
+        return class_names(train, cells)
+    if np.ptp(scores(train, cells)) == 0:
+        raise InputError(f"{train.path}: all scores are {cells[0]}; there is nothing to learn")
+    return ()
 
 
 def _examples(table: Table, text: str, pair: str | None, label: str, names: tuple[str, ...]) -> Examples:

@@ -91,7 +91,7 @@ class Run:
         config, recipe = self.model.config, self.recipe
         step = task_step(config, dataclasses.replace(recipe, seed=0), self.num_updates, self.task.is_regression)
         rates = rates_of(list(trained), self.groups)
-        fixed = Fixed(frozen, self.model.constants, jax.random.key(recipe.seed), own_rates(rates))
+        fixed = Fixed(frozen, self.model.constants, dropout_key(recipe.seed), own_rates(rates))
         pace, due = Pace(), self.evaluations()
         for batch in minibatches(self.data.sets["train"], self.recipe, self.data.buckets, start=int(state.step)):
             state, measured = step(state, fixed, batch.arrays)
@@ -153,6 +153,11 @@ class Run:
         model = dataclasses.replace(self.model, params=unflatten(params))
         logits = predict(model, self.data.sets[split], batch_size=self.recipe.batch_size, buckets=self.data.buckets)
         return score(self.task.metrics, self.data.sets[split].labels, logits)
+
+
+def dropout_key(seed: int) -> jax.Array:
+    """The key of dropout: a generator of bits that is fast to run and to compile."""
+    return jax.random.key(seed, impl="rbg")
 
 
 @lru_cache(maxsize=8)

@@ -63,13 +63,16 @@ def epoch_order(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def minibatches(encoded: Encoded, recipe: Recipe, buckets: Sequence[int], *, start: int = 0) -> Iterator[Minibatch]:
+def minibatches(
+    encoded: Encoded, recipe: Recipe, buckets: Sequence[int], *, seed: int, start: int = 0
+) -> Iterator[Minibatch]:
     """The batches of a run from update `start` on, as an uninterrupted run has them.
 
     Args:
         encoded: the training examples.
         recipe: the hyper-parameters.
         buckets: padded lengths, from `bucket_lengths`.
+        seed: of the order.
         start: number of the first update.
 
     Yields:
@@ -77,7 +80,7 @@ def minibatches(encoded: Encoded, recipe: Recipe, buckets: Sequence[int], *, sta
     """
     lengths, per_epoch = encoded.lengths, recipe.updates_per_epoch(len(encoded))
     for epoch in range(start // per_epoch, recipe.epochs):
-        order = epoch_order(lengths, recipe.batch_size, seed=recipe.seed, epoch=epoch)
+        order = epoch_order(lengths, recipe.batch_size, seed=seed, epoch=epoch)
         skipped = max(0, start - epoch * per_epoch)
         for place, rows in enumerate(order[skipped:], start=epoch * per_epoch + skipped):
             arrays = encoded.batch(rows.tolist(), recipe.batch_size, padded_length(int(lengths[rows].max()), buckets))

@@ -47,6 +47,7 @@ def fit(
     task: Task,
     recipe: Recipe | None = None,
     *,
+    seed: int = 0,
     groups: Sequence[Group] = (),
     trackers: Sequence[Tracker] = (),
     store: StateStore | None = None,
@@ -55,13 +56,14 @@ def fit(
     """Fine-tune a model on a task.
 
     Constants of compressed blocks and frozen parameters are never changed. The order of examples and dropout's keys
-    follow from the recipe's seed and the number of the update: the same seed on the same machine gives the same
+    follow from the seed and the number of the update: the same seed on the same machine gives the same
     parameters, interrupted or not.
 
     Args:
         model: a model with a sequence classification head (`ntkfusion.with_new_head`) and a tokenizer.
         task: examples, from `ntkfusion.load_task` or `ntkfusion.read_task`.
         recipe: the hyper-parameters; by default those of `Recipe`.
+        seed: of the order of examples and of dropout.
         groups: parameters with rates of their own, or frozen; the first group that fits counts.
         trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``dev/…`` at evaluations.
         store: where the state is saved; a run that it holds is gone on with.
@@ -77,7 +79,7 @@ def fit(
     recipe = recipe or Recipe()
     check_head(model, task)
     data, tracker = Data.of(model, task, recipe), Several(trackers)
-    run = Run(model, task, data, recipe, tuple(groups), tracker, store, save_steps)
+    run = Run(model, task, data, recipe, seed, tuple(groups), tracker, store, save_steps)
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         return _finish(run)
 

@@ -32,7 +32,6 @@ class Recipe:
         evaluations: on the dev set, per epoch.
         patience: evaluations in a row without improvement after which training stops; None never stops early.
         keep: which parameters the result has, those of the `best` evaluation or the `last` ones.
-        seed: of the order of examples and of dropout.
     """
 
     learning_rate: float = 5e-5
@@ -55,7 +54,6 @@ class Recipe:
     evaluations: int = 1
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant.

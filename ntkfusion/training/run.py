@@ -56,6 +56,7 @@ class Run:
         task: what it is trained for.
         data: its examples, tokenised.
         recipe: the hyper-parameters.
+        seed: of the order of examples and of dropout.
         groups: parameters with rates of their own.
         tracker: told all numbers.
         store: where the state is saved, or None.
@@ -66,6 +67,7 @@ class Run:
     task: Task
     data: Data
     recipe: Recipe
+    seed: int
     groups: tuple[Group, ...]
     tracker: Tracker
     store: StateStore | None
@@ -89,11 +91,13 @@ class Run:
         if progress.finished:
             return state, progress
         config, recipe = self.model.config, self.recipe
-        step = task_step(config, dataclasses.replace(recipe, seed=0), self.num_updates, self.task.is_regression)
+        step = task_step(config, recipe, self.num_updates, self.task.is_regression)
         rates = rates_of(list(trained), self.groups)
-        fixed = Fixed(frozen, self.model.constants, dropout_key(recipe.seed), own_rates(rates))
+        fixed = Fixed(frozen, self.model.constants, dropout_key(self.seed), own_rates(rates))
         pace, due = Pace(), self.evaluations()
-        for batch in minibatches(self.data.sets["train"], self.recipe, self.data.buckets, start=int(state.step)):
+        for batch in minibatches(
+            self.data.sets["train"], recipe, self.data.buckets, seed=self.seed, start=int(state.step)
+        ):
             state, measured = step(state, fixed, batch.arrays)
             self._check(batch, measured, state, progress)
             self.tracker.log(batch.step + 1, self._values(batch, measured, pace))

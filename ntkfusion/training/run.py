@@ -22,7 +22,7 @@ from ntkfusion.training.losses import task_loss
 from ntkfusion.training.metrics import score
 from ntkfusion.training.optimizer import build_optimizer, learning_rate
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, Measured, Step, TrainState, first_state, make_step
+from ntkfusion.training.step import Fixed, Measured, Step, TrainState, dropout_key, first_state, make_step
 from ntkfusion.training.store import Progress, StateStore
 from ntkfusion.training.trackers import Tracker
 
@@ -157,11 +157,6 @@ class Run:
         model = dataclasses.replace(self.model, params=unflatten(params))
         logits = predict(model, self.data.sets[split], batch_size=self.recipe.batch_size, buckets=self.data.buckets)
         return score(self.task.metrics, self.data.sets[split].labels, logits)
-
-
-def dropout_key(seed: int) -> jax.Array:
-    """The key of dropout: a generator of bits that is fast to run and to compile."""
-    return jax.random.key(seed, impl="rbg")
 
 
 @lru_cache(maxsize=8)

@@ -72,6 +72,11 @@ def first_state(trained: Flat, optimizer: optax.GradientTransformation) -> Train
     return TrainState(copied, optimizer.init(copied), jnp.zeros((), jnp.int32))
 
 
+def dropout_key(seed: int) -> jax.Array:
+    """The key of dropout: a generator of bits that is fast to run and to compile."""
+    return jax.random.key(seed, impl="rbg")
+
+
 def make_step(loss: Loss, optimizer: optax.GradientTransformation, recipe: Recipe) -> Step:
     """The compiled update of a recipe.
 

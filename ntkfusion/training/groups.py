@@ -48,10 +48,16 @@ def flatten(params: Params) -> Flat:
 
 
 def unflatten(flat: Flat) -> Params:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`.
+
+    >>> unflatten({"layer_0/mlp/experts/w1": 1.0, "pooler/bias": 2.0})
+    {'layer_0': {'mlp': {'experts/w1': 1.0}}, 'pooler': {'bias': 2.0}}
+    """
     tree: Params = {}
     for path, leaf in flat.items():
-        above, _, name = path.rpartition("/")
+        # arrays of mixtures and of coded blocks have slashes in their names
+        above, inside, name = path.partition("/mlp/")
+        above, _, name = (f"{above}/mlp", "", name) if inside else path.rpartition("/")
         tree = with_subtree(tree, above, {**subtree(tree, above), name: leaf}) if above else {**tree, name: leaf}
     return tree
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.hidden_states import hidden_states
 from ntkfusion.models.mlp import Block, layout
 from ntkfusion.models.output import ModelOutput
 
@@ -115,6 +116,25 @@ class Model:
         )
         dropout = {} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
         return self._run(params, batch, **dropout)
+
+    def hidden_states(self, params: Params, **inputs: ArrayLike) -> tuple[Float[Array, "B _ d"], ...]:
+        """The hidden states behind every layer in turn, without dropout. Pure, as `apply`.
+
+        The embeddings are no layer. A norm behind the last layer (GPT-2, Switch Transformer) is not applied: there, the
+        last entry is not `last_hidden_state`. Of an encoder–decoder model the encoder's layers come first.
+
+        Args:
+            params: parameters with the structure of `self.params`.
+            inputs: what `apply` reads, by the same names.
+
+        Returns:
+            [B, T, d] for each layer.
+
+        Raises:
+            InputError: as `apply`.
+        """
+        batch = make_batch({name: jnp.asarray(array) for name, array in inputs.items()}, self.config)
+        return hidden_states(self.config, params, self.constants, batch)
 
     def block_inputs(
         self, input_ids: Int[ArrayLike, "B T"], attention_mask: Int[ArrayLike, "B T"]

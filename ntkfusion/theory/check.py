@@ -184,8 +184,8 @@ class Scope:
         return (0.25,) if self.quick else (0.125, 0.25, 0.5)
 
     def layers(self) -> Iterator[tuple[Real, int]]:
-        """Real blocks to check: of every model all layers, or the middle one."""
-        for model in self.models:
+        """Real blocks to check: of every model all layers; in quick mode of the first model the middle one."""
+        for model in self.models[:1] if self.quick else self.models:
             layers = sorted(model.blocks)
             for layer in [layers[len(layers) // 2]] if self.quick else layers:
                 yield model, layer

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ntkfusion.kernels.dense import Kind, terms
 from ntkfusion.kernels.terms import evaluate as evaluate_terms
 from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.check import Control, Row
+from ntkfusion.theory.check import Control, Row, Scope
 from ntkfusion.theory.check_cases import Case
 
 #: By form of the bound what was measured and what bounds it.
@@ -27,6 +27,13 @@ Term = tuple[ModuleType, str]
 FAST = {"xla_backend_optimization_level": 0}
 #: Inputs of comparisons that hold o or o² numbers per pair, of synthetic and of real blocks.
 FEW, REAL_FEW = 6, 2
+
+
+def few_inputs(case: Case, scope: Scope) -> Float[Array, "N d"] | None:
+    """The inputs of such comparisons; in quick mode only of synthetic blocks of one activation."""
+    if scope.quick and (case.is_real or case.original.activation != "gelu"):
+        return None
+    return case.x[: REAL_FEW if case.is_real else FEW]
 
 
 def kernel_gap(

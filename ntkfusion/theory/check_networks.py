@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.models.model import Model, random_model
+from ntkfusion.theory.check_bounds import FAST
 from ntkfusion.theory.check_cases import clusters_of, normal, planted_labels, repeated
 
 TINY = BertConfig(
@@ -35,11 +35,10 @@ TINY = BertConfig(
 
 def double_model(config: ModelConfig, seed: int = 0) -> Model:
     """A random model in float64 whose biases and LayerNorms are random too."""
-    model = random_model(config, seed)
-    leaves, tree = jax.tree.flatten(model.params)
+    leaves, tree = jax.tree.flatten(jax.jit(lambda: random_model(config, seed).params, compiler_options=FAST)())
     arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
     wider = [array + 0.1 * normal(100 * seed + i, *array.shape) * (array.ndim == 1) for i, array in enumerate(arrays)]
-    return dataclasses.replace(model, params=jax.tree.unflatten(tree, [jnp.asarray(array) for array in wider]))
+    return Model(config, jax.tree.unflatten(tree, [jnp.asarray(array) for array in wider]))
 
 
 def planted_networks(model: Model, residual: float, seed: int = 0) -> tuple[Model, Model]:

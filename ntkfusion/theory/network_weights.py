@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
+from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.encoder_config import EncoderConfig
 from ntkfusion.models.gpt2_config import GPT2Config
 from ntkfusion.models.mlp import MLPBlock
@@ -88,13 +90,19 @@ def _without_blocks(model: Model) -> dict[str, Any]:
 
 def embedded(model: Model, batch: Batch) -> Float[Array, "B T d"]:
     """What reaches the first layer."""
-    wanted = "embedding_map" if "embedding_map" in model.params else "embeddings"
-    variables = {"params": model.params, "constants": model.constants}
+    return _embedded(model.config, model.params, model.constants, batch)
+
+
+@partial(jax.jit, static_argnames="config")
+def _embedded(config: ModelConfig, params: Params, constants: Params, batch: Batch) -> Float[Array, "B T d"]:
+    """Compiled: the layers behind, which nobody reads, are left out."""
+    wanted = "embedding_map" if "embedding_map" in params else "embeddings"
 
     def keep(module: Any, method: str) -> bool:
         return module.name == wanted and method == "__call__"
 
-    state: Any = model.module.apply(variables, batch, capture_intermediates=keep, mutable=["intermediates"])[1]
+    variables = {"params": params, "constants": constants}
+    state: Any = config.build().apply(variables, batch, capture_intermediates=keep, mutable=["intermediates"])[1]
     return state["intermediates"][wanted]["__call__"][0]
 
 

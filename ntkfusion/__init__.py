@@ -75,8 +75,11 @@ if TYPE_CHECKING:
     from ntkfusion.theory.signal_bounds import signal_bound
     from ntkfusion.theory.tight_output import output_enclosure
     from ntkfusion.theory.tight_sgd import sgd_enclosure
+    from ntkfusion.training.layerwise import LayerReport, tune_layers
 
 _HOMES = {
+    "tune_layers": "training.layerwise",
+    "LayerReport": "training.layerwise",
     "output_bound": "theory.output_bounds",
     "sgd_kernel_bound": "theory.sgd_bounds",
     "sign_kernel_bound": "theory.sign_bounds",
@@ -195,6 +198,7 @@ __all__ = [
     "KernelDistance",
     "KernelFile",
     "Kronecker",
+    "LayerReport",
     "LayerwiseMethod",
     "LowRank",
     "MLPBlock",
@@ -262,6 +266,7 @@ __all__ = [
     "sign_kernel_bound",
     "signal_bound",
     "tune",
+    "tune_layers",
     "with_new_head",
 ]
 

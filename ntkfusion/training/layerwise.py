@@ -1,0 +1,171 @@
+"""Layer-wise tuning: compressed blocks learn the hidden states that the original model has on a task's texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkfusion.data.task import Examples, hold_out
+from ntkfusion.errors import InputError, NonFiniteLossError
+from ntkfusion.models.model import Model
+from ntkfusion.training.batches import Minibatch, minibatches
+from ntkfusion.training.encoding import Encoded, encode
+from ntkfusion.training.evaluate import padded_lengths
+from ntkfusion.training.groups import Flat, unflatten
+from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
+from ntkfusion.training.optimizer import build_optimizer, learning_rate
+from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.run import Pace
+from ntkfusion.training.step import Fixed, Measured, Step, dropout_key, first_state, make_step
+from ntkfusion.training.trackers import Several, Tracker
+
+#: Adam at a constant rate, one epoch, nothing else (methods.md 1.5).
+TUNE_LAYERS = Recipe(
+    epochs=1, schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=None, dropout=False, keep="last"
+)
+
+#: Sentences, or examples of a task, whose labels are not looked at.
+Texts: TypeAlias = Sequence[str] | Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """What layer-wise tuning did, on texts that it did not see.
+
+    Attributes:
+        layers_before: mean over tokens of ‖H̃_ℓ − H_ℓ‖² for every layer ℓ, before tuning.
+        layers_after: the same, after it.
+        num_held_out: texts that this was measured on.
+        num_updates: updates done.
+    """
+
+    layers_before: tuple[float, ...]
+    layers_after: tuple[float, ...]
+    num_held_out: int
+    num_updates: int
+
+    @property
+    def loss_before(self) -> float:
+        """The mean over the layers, before tuning."""
+        return sum(self.layers_before) / len(self.layers_before)
+
+    @property
+    def loss_after(self) -> float:
+        """The mean over the layers, after it."""
+        return sum(self.layers_after) / len(self.layers_after)
+
+
+def tune_layers(
+    student: Model,
+    teacher: Model,
+    texts: Texts,
+    recipe: Recipe | None = None,
+    *,
+    held_out: Texts | None = None,
+    seed: int = 0,
+    trackers: Sequence[Tracker] = (),
+) -> tuple[Model, LayerReport]:
+    """Tune compressed MLP blocks towards the hidden states of the original model.
+
+    L = (1/L) Σ_{ℓ=1}^{L} mean_t ‖H̃_ℓ(t) − H_ℓ(t)‖² over tokens t that are no padding, both models without dropout;
+    H_ℓ as `Model.hidden_states` has them: embeddings are no layer. Trained are all parameters of the blocks that differ
+    from the teacher's; constants, routers and the rest of the model stay what they are. Source: Ai et al. 2023
+    (arXiv 2307.08941); their code counts padding too, and of a Switch Transformer the decoder alone.
+
+    Args:
+        student: the compressed model, with a tokenizer; it is not changed.
+        teacher: the same model before compression, not trained since.
+        texts: sentences, or examples of a task, pairs among them; labels are not used.
+        recipe: the hyper-parameters, by default `TUNE_LAYERS`; no dropout. The result has the parameters of the last
+            update: there are no evaluations in between.
+        held_out: texts to measure on; by default a random tenth of `texts`, which is then not trained on.
+        seed: of the order, and of the tenth.
+        trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``held_out/loss``
+            before and after.
+
+    Returns:
+        The tuned model, and the `LayerReport`.
+
+    Raises:
+        InputError: if the teacher has the same blocks as the student or another architecture, the recipe has dropout,
+            or there are no texts.
+        NonFiniteLossError: when a loss or a gradient is no number.
+    """
+    recipe = TUNE_LAYERS if recipe is None else recipe
+    if recipe.dropout:
+        raise InputError("layer-wise tuning compares models without dropout; give a recipe with dropout=False")
+    pair, sets = Pair.of(student, teacher), _splits(texts, held_out, seed)
+    encoded = [encode(student, each, max_length=recipe.max_length) for each in sets]
+    tuning = _Tuning(pair, *encoded, padded_lengths(student, encoded, recipe.num_buckets), recipe, seed)
+    with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
+        trained, report = tuning.run(Several(trackers))
+    return dataclasses.replace(student, params=unflatten(trained | pair.frozen)["student"]), report
+
+
+def _splits(texts: Texts, held_out: Texts | None, seed: int) -> tuple[Examples, Examples]:
+    """What is trained on, and what is measured on."""
+    train = _examples(texts)
+    return hold_out(train, seed=seed) if held_out is None else (train, _examples(held_out))
+
+
+def _examples(texts: Texts) -> Examples:
+    first, second = (texts.first, texts.second) if isinstance(texts, Examples) else (tuple(texts), None)
+    if not first:
+        raise InputError("layer-wise tuning needs texts, and others to measure on; got none")
+    # one class: labels have no part in this, not in what is held out either
+    return Examples(first, second, np.zeros(len(first), np.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tuning:
+    """What stays the same while blocks are tuned."""
+
+    pair: Pair
+    texts: Encoded
+    held_out: Encoded
+    buckets: tuple[int, ...]
+    recipe: Recipe
+    seed: int
+
+    def run(self, tracker: Tracker) -> tuple[Flat, LayerReport]:
+        recipe, pair, count = self.recipe, self.pair, self.recipe.num_updates(len(self.texts))
+        before = self._measure(pair.trained, 0, tracker)
+        state, fixed = first_state(pair.trained, build_optimizer(recipe, count)), self._fixed()
+        step, pace = _step(pair.shapes, recipe, count), Pace()
+        for batch in minibatches(self.texts, recipe, self.buckets, seed=self.seed):
+            state, measured = step(state, fixed, token_batch(batch.arrays))
+            if not bool(measured.finite):
+                raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
+            tracker.log(batch.step + 1, _values(batch, measured, recipe, count) | {"seconds": pace.lap()})
+        after = self._measure(state.params, count, tracker)
+        return state.params, LayerReport(before, after, len(self.held_out), count)
+
+    def _fixed(self) -> Fixed:
+        return Fixed(self.pair.frozen, self.pair.constants, dropout_key(self.seed), {})
+
+    def _measure(self, trained: Flat, step: int, tracker: Tracker) -> tuple[float, ...]:
+        params = trained | self.pair.frozen
+        found = mean_errors(self.pair, params, self.held_out, self.recipe.batch_size, self.buckets)
+        tracker.log(step, {"held_out/loss": sum(found) / len(found)})
+        return found
+
+
+def _values(batch: Minibatch, measured: Measured, recipe: Recipe, num_updates: int) -> dict[str, float]:
+    return {
+        "loss": float(measured.loss),
+        "gradient_norm": float(measured.gradient_norm),
+        "learning_rate": float(jnp.asarray(learning_rate(recipe, num_updates)(batch.step))),
+        "tokens": float(batch.num_tokens),
+    }
+
+
+@lru_cache(maxsize=8)
+def _step(shapes: Shapes, recipe: Recipe, num_updates: int) -> Step:
+    """The compiled update, shared by runs that differ in weights and texts only."""
+    return make_step(layer_loss(shapes), build_optimizer(recipe, num_updates), recipe)

@@ -15,12 +15,13 @@ import tyro
 
 from ntkfusion._version import __version__
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.options import Compare, Compress, Convert, Inspect, Kernel, Verify
+from ntkfusion.options import Compare, Compress, Convert, Finetune, Inspect, Kernel, Verify
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Kernel, tyro.conf.subcommand("kernel")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -186,6 +187,23 @@ def run_convert(options: Convert, interrupts: Interrupts) -> None:
     print_conversion(model, audit, options.format, options.out, Console())
 
 
+def run_finetune(options: Finetune, interrupts: Interrupts) -> None:
+    """``ntkfusion finetune``: check the request, train with every seed, write results, print the table."""
+    _prepare_libraries()
+    from rich.console import Console
+
+    from ntkfusion.finetune_job import run
+    from ntkfusion.finetune_plan import make_plan
+    from ntkfusion.progress import training_bar
+    from ntkfusion.reporting.finetuning import print_finetuning, write_finetuning
+
+    plan = make_plan(options)
+    with training_bar() as bar:
+        found = run(plan, bar, interrupts.check)
+        write_finetuning(found, plan.folder)
+    print_finetuning(found, plan.folder, Console())
+
+
 def run_inspect(options: Inspect, _: Interrupts) -> None:
     """``ntkfusion inspect``: print what a model is made of."""
     _prepare_libraries()
@@ -266,6 +284,7 @@ _RUN: dict[type, Callable[[Any, Interrupts], None]] = {
     Compare: run_compare,
     Compress: run_compress,
     Convert: run_convert,
+    Finetune: run_finetune,
     Inspect: run_inspect,
     Kernel: run_kernel,
     Verify: run_verify,

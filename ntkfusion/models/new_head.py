@@ -55,6 +55,19 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
     return dataclasses.replace(model, config=config, params=params)
 
 
+def head_paths(model: Model) -> frozenset[str]:
+    """Paths of the parameters that the head has and the bare network has not.
+
+    >>> from ntkfusion.models.bert_config import BertConfig
+    >>> from ntkfusion.models.model import random_model
+    >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> sorted(head_paths(with_new_head(random_model(tiny), "sequence-classification", num_labels=3)))
+    ['classifier/bias', 'classifier/kernel']
+    """
+    bare = _leaves(abstract_params(dataclasses.replace(model.config, head=None, num_labels=None)))
+    return frozenset(path for path in _leaves(model.params) if path not in bare)
+
+
 def _with_head(config: ModelConfig, head: Head, num_labels: int | None) -> ModelConfig:
     if head not in config.HEADS:
         raise InputError(f"{config.architecture} has no head {head!r}; it has {', '.join(config.HEADS)}")

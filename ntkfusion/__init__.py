@@ -76,8 +76,12 @@ if TYPE_CHECKING:
     from ntkfusion.theory.tight_output import output_enclosure
     from ntkfusion.theory.tight_sgd import sgd_enclosure
     from ntkfusion.training.layerwise import LayerReport, tune_layers
+    from ntkfusion.training.linearised import TrainingCurves, curve_distance, linearised_training
 
 _HOMES = {
+    "linearised_training": "training.linearised",
+    "curve_distance": "training.linearised",
+    "TrainingCurves": "training.linearised",
     "tune_layers": "training.layerwise",
     "LayerReport": "training.layerwise",
     "output_bound": "theory.output_bounds",
@@ -223,6 +227,7 @@ __all__ = [
     "StructuredPruning",
     "Task",
     "Training",
+    "TrainingCurves",
     "Tuning",
     "WeightPruning",
     "WeightedSVD",
@@ -235,6 +240,7 @@ __all__ = [
     "collect_block_inputs",
     "compress",
     "compress_matrices",
+    "curve_distance",
     "dense_kernel",
     "estimate_block_kernel",
     "estimate_network_kernel",
@@ -245,6 +251,7 @@ __all__ = [
     "kernel_distance",
     "kmeans",
     "kmeans_batch",
+    "linearised_training",
     "load_kernel_file",
     "load_model",
     "load_task",

@@ -78,7 +78,8 @@ def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Any]:
 def own_rates(rates: Mapping[str, Any]) -> Flat:
     """The factors that change something: neither 1 nor those of frozen parameters."""
     differ = {path: rate for path, rate in rates.items() if isinstance(rate, jax.Array) or rate not in (0, 1)}
-    return {path: jnp.asarray(rate, jnp.float32) for path, rate in differ.items()}
+    # float64 where JAX has it
+    return {path: jnp.asarray(rate, float) for path, rate in differ.items()}
 
 
 def split(params: Params, groups: Sequence[Group]) -> tuple[Flat, Flat]:

@@ -44,7 +44,7 @@ def task_loss(config: ModelConfig, *, is_regression: bool) -> Loss:
     def loss(params: Params, constants: Params, arrays: Mapping[str, Array], key: Array | None) -> Float[Array, ""]:
         logits = logits_of(config, params, constants, arrays, key)
         # probabilities of half precision would round small losses away
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(jnp.float32) if logits.dtype == jnp.bfloat16 else logits
         each = per_example(logits, arrays["labels"], is_regression)
         return jnp.sum(each * arrays["weights"].astype(each.dtype))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from ntkfusion.training.groups import decays
@@ -28,7 +30,9 @@ def learning_rate(recipe: Recipe, num_updates: int) -> optax.Schedule:
     else:
         power = recipe.power if recipe.schedule == "polynomial" else 1.0
         falling = optax.polynomial_schedule(peak, 0.0, power, num_updates - warmup)
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falling], [warmup]) if warmup else falling
+    whole = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falling], [warmup]) if warmup else falling
+    # a fraction of whole numbers would be float32 in float64 runs too
+    return lambda count: whole(jnp.asarray(count, float))
 
 
 def build_optimizer(recipe: Recipe, num_updates: int) -> optax.GradientTransformation:
@@ -46,11 +50,28 @@ def build_optimizer(recipe: Recipe, num_updates: int) -> optax.GradientTransform
     """
     adam = optax.scale_by_adam(recipe.b1, recipe.b2, recipe.eps)
     return optax.chain(
-        optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm is not None else optax.identity(),
+        clip(recipe.clip_norm) if recipe.clip_norm is not None else optax.identity(),
         adam if recipe.optimizer == "adamw" else optax.identity(),
         optax.add_decayed_weights(recipe.weight_decay, mask=_decaying),
         optax.scale_by_learning_rate(learning_rate(recipe, num_updates)),
     )
+
+
+def clip(limit: float) -> optax.GradientTransformation:
+    """Gradients scaled by min(1, limit / (‖g‖ + 1e-6)), as PyTorch's ``clip_grad_norm_`` does.
+
+    Args:
+        limit: of the norm over all parameters.
+
+    Returns:
+        The transformation; optax's own leaves the 1e-6 out, which parity with PyTorch in float64 needs.
+    """
+
+    def scaled(gradient: Any, _: Any) -> Any:
+        factor = jnp.minimum(1.0, limit / (optax.tree.norm(gradient) + 1e-6))
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), gradient)
+
+    return optax.stateless(scaled)
 
 
 def _decaying(trained: Any) -> dict[str, bool]:

@@ -104,7 +104,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, recipe: Recip
             return total / jnp.sum(arrays["weights"]).astype(total.dtype)
 
         value, gradient = _accumulated(jax.value_and_grad(mean), state.params, arrays, recipe.accumulation)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         update = partial(_updated, optimizer, fixed.rates)
         state = jax.lax.cond(finite, update, lambda state, _: state, state, gradient)

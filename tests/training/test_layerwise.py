@@ -21,6 +21,7 @@ from ntkfusion.training.groups import flatten, unflatten
 from ntkfusion.training.layer_loss import Pair, compressed_paths, layer_loss, token_batch
 from ntkfusion.training.layerwise import TUNE_LAYERS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BARE = dataclasses.replace(CONFIG, head=None, num_labels=None, num_hidden_layers=2, add_pooler=False)
 #: One shape of a batch.
 RECIPE = dataclasses.replace(TUNE_LAYERS, learning_rate=1e-2, epochs=6, batch_size=8, num_buckets=1)

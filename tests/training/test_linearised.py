@@ -20,6 +20,7 @@ from ntkfusion.training.recipe import Recipe
 PLAIN = Recipe(
     optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=None, epochs=1, batch_size=6
 )
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SCORES = dataclasses.replace(CONFIG, num_labels=1)
 
 

@@ -1,0 +1,92 @@
+"""Files of metrics: whole lines, also behind a process that died while it wrote one."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+
+import pytest
+
+from ntkfusion.errors import InputError
+from ntkfusion.training.trackers import JsonLines, Several, TensorBoard, Tracker, forget_after, read_lines
+
+
+def test_lines_can_be_read_while_they_are_written(tmp_path):
+    path = tmp_path / "new" / "metrics.jsonl"
+    tracker = JsonLines(path)
+    tracker.log(1, {"loss": 0.1 + 0.2, "rate": math.nan})
+    tracker.log(2, {"loss": math.inf, "rate": 1.0})
+    found = read_lines(path)
+    tracker.close()
+    assert found == [{"step": 1, "loss": 0.1 + 0.2, "rate": None}, {"step": 2, "loss": None, "rate": 1.0}]
+    # strict JSON, which has no NaN
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_line_that_was_cut_off_is_forgotten(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo', encoding="utf-8")
+    assert [line["step"] for line in read_lines(path)] == [1, 2]
+    forget_after(path, 5)
+    tracker = JsonLines(path)
+    tracker.log(3, {"loss": 1.0})
+    tracker.close()
+    assert [line["loss"] for line in read_lines(path)] == [3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, []), (1, [1, 1]), (2, [1, 1, 2]), (9, [1, 1, 2, 3])])
+def test_later_lines_are_dropped(tmp_path, step, kept):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonLines(path)
+    for each in (1, 1, 2, 3):
+        tracker.log(each, {"loss": 1.0})
+    tracker.close()
+    forget_after(path, step)
+    assert [line["step"] for line in read_lines(path)] == kept
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_no_file_has_no_lines(tmp_path):
+    forget_after(tmp_path / "none.jsonl", 3)
+    assert read_lines(tmp_path / "none.jsonl") == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_trackers_are_told(tmp_path):
+    trackers = [JsonLines(tmp_path / f"{name}.jsonl") for name in "ab"]
+    both = Several(trackers)
+    assert isinstance(both, Tracker)
+    both.log(7, {"loss": 1.0})
+    both.close()
+    assert read_lines(tmp_path / "a.jsonl") == read_lines(tmp_path / "b.jsonl") == [{"step": 7, "loss": 1.0}]
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    tracker = TensorBoard(tmp_path)
+    tracker.log(3, {"loss": 0.5, "dev/accuracy": 0.75})
+    tracker.close()
+    (file,) = tmp_path.glob("events.*")
+    data, found = file.read_bytes(), {}
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    assert found == {("loss", 3): 0.5, ("dev/accuracy", 3): 0.75}
+
+
+def test_without_tensorboardx_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **options):
+        if name == "tensorboardX":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(InputError, match=r"pip install 'ntkfusion\[tensorboard\]'"):
+        TensorBoard(tmp_path)

@@ -41,6 +41,15 @@ def x64():
         yield
 
 
+@pytest.fixture
+def quick_compilation():
+    """Programs that are compiled in a third of the time and run slowly, for one test."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def minilm():
     """The packaged real model in float32."""

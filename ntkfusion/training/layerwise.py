@@ -101,8 +101,8 @@ def tune_layers(
     if recipe.dropout:
         raise InputError("layer-wise tuning compares models without dropout; give a recipe with dropout=False")
     pair, sets = Pair.of(student, teacher), _splits(texts, held_out, seed)
-    encoded = [encode(student, each, max_length=recipe.max_length) for each in sets]
-    tuning = _Tuning(pair, *encoded, padded_lengths(student, encoded, recipe.num_buckets), recipe, seed)
+    train, rest = (encode(student, each, max_length=recipe.max_length) for each in sets)
+    tuning = _Tuning(pair, train, rest, padded_lengths(student, (train, rest), recipe.num_buckets), recipe, seed)
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         trained, report = tuning.run(Several(trackers))
     return dataclasses.replace(student, params=unflatten(trained | pair.frozen)["student"]), report

@@ -18,6 +18,7 @@ from ntkfusion.models.albert_config import AlbertConfig
 from ntkfusion.models.bert_config import BertConfig
 from ntkfusion.models.switch_config import SwitchConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
 SWITCH = SwitchConfig(
     vocab_size=31, hidden_size=8, d_kv=4, d_ff=12, num_heads=2, num_experts=2,

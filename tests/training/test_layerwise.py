@@ -21,10 +21,14 @@ from ntkfusion.training.groups import flatten, unflatten
 from ntkfusion.training.layer_loss import Pair, compressed_paths, layer_loss, token_batch
 from ntkfusion.training.layerwise import TUNE_LAYERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BARE = dataclasses.replace(CONFIG, head=None, num_labels=None, num_hidden_layers=2, add_pooler=False)
 #: One shape of a batch.
 RECIPE = dataclasses.replace(TUNE_LAYERS, learning_rate=1e-2, epochs=6, batch_size=8, num_buckets=1)
+SWITCH = SwitchConfig(
+    vocab_size=31, hidden_size=8, d_kv=4, d_ff=12, num_heads=2, num_experts=2,
+    num_encoder_layers=2, num_decoder_layers=1, encoder_sparse_step=2, decoder_sparse_step=1,
+)  # fmt: skip
+QUICK = pytest.mark.usefixtures("quick_compilation")
 
 
 class PairIds:
@@ -48,6 +52,11 @@ def half(block):
     return nf.MLPBlock(block.w1[:, ::2], block.b1[::2], block.w2[::2], block.b2, q=q, activation=block.activation)
 
 
+def half_of_each(block):
+    """Every second neuron of every expert."""
+    return block.replace(**{"experts/w1": block.experts.w1[:, :, ::2], "experts/w2": block.experts.w2[:, ::2]})
+
+
 def models(layers=(1,), config=BARE):
     """A student with halved blocks, and its teacher."""
     teacher = as_readable(random_weights(config, 0.3))
@@ -55,6 +64,7 @@ def models(layers=(1,), config=BARE):
     return teacher.replace_mlp_blocks({layer: half(blocks[layer]) for layer in layers}), teacher
 
 
+@QUICK
 def test_tuning_lowers_the_loss_on_other_texts_and_moves_compressed_blocks_only():
     student, teacher = models()
     before = jax.tree.map(jnp.copy, (student.params, student.constants))
@@ -75,24 +85,31 @@ def test_tuning_lowers_the_loss_on_other_texts_and_moves_compressed_blocks_only(
     assert all(np.array_equal(leaf, ours[path]) for path, leaf in flatten(again.params).items())
 
 
+def last_layer(teacher, block, x):
+    """What the teacher's last layer makes of its block's inputs, with this block; and on the way to it."""
+    h = x @ np.asarray(block.w1) + np.asarray(block.b1)
+    cdf = (1 + erf(h / np.sqrt(2))) / 2
+    y = x + ((1 if block.q is None else np.asarray(block.q)) * h * cdf) @ np.asarray(block.w2) + np.asarray(block.b2)
+    deviation = np.sqrt(y.var(axis=1, keepdims=True) + teacher.config.layer_norm_eps)
+    unit = (y - y.mean(axis=1, keepdims=True)) / deviation
+    norm = jax.tree.map(np.asarray, teacher.params["layer_1"]["mlp_norm"])
+    return unit * norm["scale"] + norm["bias"], unit, deviation, h, cdf
+
+
 def by_hand(teacher, block, rows):
     """L and its gradient for a last layer that is compressed: each text by itself, without padding, in NumPy."""
     total, tokens = 0.0, sum(map(len, rows))
     sums = dict.fromkeys(("w1", "b1", "w2", "b2"), 0.0)
-    norm = jax.tree.map(np.asarray, teacher.params["layer_1"]["mlp_norm"])
+    scale, whole = np.asarray(teacher.params["layer_1"]["mlp_norm"]["scale"]), teacher.mlp_blocks()[1]
+    w2, q = np.asarray(block.w2), np.asarray(block.q)
     for row in rows:
         ids = jnp.asarray([row], jnp.int32)
         x = np.asarray(teacher.block_inputs(ids, jnp.ones_like(ids))[1])[0]
-        original = np.asarray(teacher.apply(teacher.params, input_ids=ids).last_hidden_state)[0]
-        w1, b1, w2, b2, q = (np.asarray(array) for array in (block.w1, block.b1, block.w2, block.b2, block.q))
-        h = x @ w1 + b1
-        cdf = (1 + erf(h / np.sqrt(2))) / 2
-        y = x + (q * h * cdf) @ w2 + b2
-        deviation = np.sqrt(y.var(axis=1, keepdims=True) + teacher.config.layer_norm_eps)
-        unit = (y - y.mean(axis=1, keepdims=True)) / deviation
-        gap = unit * norm["scale"] + norm["bias"] - original
+        original, *_ = last_layer(teacher, whole, x)
+        states, unit, deviation, h, cdf = last_layer(teacher, block, x)
+        gap = states - original
         total += (gap**2).sum() / (2 * tokens)
-        into = 2 * gap / (2 * tokens) * norm["scale"]
+        into = 2 * gap / (2 * tokens) * scale
         into = (into - into.mean(axis=1, keepdims=True) - unit * (into * unit).mean(axis=1, keepdims=True)) / deviation
         neurons = (into @ w2.T) * q * (cdf + h * np.exp(-(h**2) / 2) / np.sqrt(2 * np.pi))
         parts = {"w1": x.T @ neurons, "b1": neurons.sum(0), "w2": (q * h * cdf).T @ into, "b2": into.sum(0)}
@@ -100,6 +117,7 @@ def by_hand(teacher, block, rows):
     return total, sums
 
 
+@QUICK
 def test_gradient_is_the_one_by_hand_whatever_the_padding(x64):
     student, teacher = (in_double(model) for model in models())
     pair, encoded = Pair.of(student, teacher), random_encoded(3, 0, longest=8)
@@ -121,6 +139,7 @@ def test_gradient_is_the_one_by_hand_whatever_the_padding(x64):
     assert max(relative(gradient[f"student/layer_1/mlp/{name}"], part) for name, part in parts.items()) < 1e-10
 
 
+@QUICK
 def test_factorised_and_coded_blocks_on_pairs_of_sentences():
     _, teacher = models()
     first, second = teacher.mlp_blocks()
@@ -142,14 +161,8 @@ def test_factorised_and_coded_blocks_on_pairs_of_sentences():
 
 
 def test_experts_are_tuned_and_routers_are_not():
-    config = SwitchConfig(
-        vocab_size=31, hidden_size=8, d_kv=4, d_ff=12, num_heads=2, num_experts=2,
-        num_encoder_layers=2, num_decoder_layers=1, encoder_sparse_step=2, decoder_sparse_step=1,
-    )  # fmt: skip
-    teacher = random_weights(config, 0.3)
-    block = teacher.mlp_blocks()[1]
-    halves = block.replace(**{"experts/w1": block.experts.w1[:, :, ::2], "experts/w2": block.experts.w2[:, ::2]})
-    student = teacher.replace_mlp_blocks({1: halves})
+    teacher = random_weights(SWITCH, 0.3)
+    student = teacher.replace_mlp_blocks({1: half_of_each(teacher.mlp_blocks()[1])})
     assert compressed_paths(student, teacher) == {f"encoder/layer_1/mlp/experts/{name}" for name in ("w1", "w2")}
     pair = Pair.of(student, teacher)
     restored = unflatten(pair.trained | pair.frozen)["student"]
@@ -181,6 +194,35 @@ def test_a_loss_that_is_no_number_stops():
     bad = student.replace_mlp_blocks({1: block.replace(b1=block.b1 * jnp.nan)})
     with pytest.raises(NonFiniteLossError, match="update 0"):
         nf.tune_layers(bad, teacher, examples(40, 0), RECIPE, held_out=examples(16, 1))
+
+
+@pytest.mark.slow
+@QUICK
+@pytest.mark.parametrize(
+    "config",
+    [
+        nf.GPT2Config(vocab_size=31, hidden_size=8, n_layer=2, n_head=2, n_positions=16),
+        nf.AlbertConfig(
+            vocab_size=31, hidden_size=8, embedding_size=8, num_hidden_layers=2, num_hidden_groups=1,
+            num_attention_heads=2, intermediate_size=12, max_position_embeddings=16,
+        ),
+        SWITCH,
+    ],
+    ids=lambda config: config.architecture,
+)  # fmt: skip
+def test_every_architecture(config):
+    teacher = as_readable(random_weights(config, 0.3))
+    blocks = enumerate(teacher.mlp_blocks())
+    smaller = {i: half(b) if isinstance(b, nf.MLPBlock) and b.b1 is not None else half_of_each(b)
+               for i, b in blocks if isinstance(b, nf.MixtureBlock) or b.b1 is not None}  # fmt: skip
+    student = teacher.replace_mlp_blocks(smaller)
+    tuned, report = nf.tune_layers(student, teacher, examples(40, 0), RECIPE, held_out=examples(16, 1))
+    print(f"\n{config.architecture}: {report.loss_before:.4f} -> {report.loss_after:.4f}")
+    assert report.loss_after < 0.9 * report.loss_before
+    assert jax.tree.structure(tuned.params) == jax.tree.structure(student.params)
+    ours, theirs = flatten(tuned.params), flatten(student.params)
+    changed = {path for path in theirs if not np.array_equal(ours[path], theirs[path])}
+    assert changed == compressed_paths(student, teacher)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 
 from ntkfusion.models.pytree import pytree
 from ntkfusion.theory.layer_weights import Attended, AttentionWeights
+from ntkfusion.theory.rounding import gamma
 from ntkfusion.theory.spectral import spectral_bound
 
 #: e^τ̄ of larger shifts says nothing: the forms without it are smaller.
@@ -94,7 +95,7 @@ def shifts(
     p, seen = known.weights, visible[:, None]
     mean_key = jnp.einsum("bhts,bshe->bthe", p, known.key)
     keys = known.key[:, None] - mean_key[:, :, None]
-    by_query = _lengths(keys, jnp.einsum("dhe,dhf->hef", weights.query, weights.query))
+    by_query = lengths(keys, weights.query)
     by_key = jnp.linalg.norm(jnp.einsum("dhe,bthe->bthd", weights.key, known.query), axis=-1).transpose(0, 2, 1)
     mine, theirs = eps[:, None, :, None], eps[:, None, None, :]
     first = weights.scale * (mine * by_query + theirs * by_key[..., None])
@@ -109,7 +110,7 @@ def shifts(
     moderate = jnp.max(whole, axis=-1, keepdims=True) < _LARGEST_SHIFT
     up = jnp.where(moderate, jnp.maximum(up, down), jnp.inf)
     centred = known.value[:, None] - jnp.einsum("bhts,bshe->bthe", p, known.value)[:, :, None]
-    spread = _lengths(centred, jnp.einsum("hed,hfd->hef", weights.output, weights.output))
+    spread = lengths(centred, weights.output.transpose(2, 0, 1))
     weight = jnp.where(seen, jnp.minimum(up, total), 0.0)
     return Shifts(first, second, whole, least, most, weight, jnp.where(seen, spread, 0.0))
 
@@ -168,7 +169,12 @@ def attention_curvature(
     return jnp.where(jnp.max(moved.whole, axis=(1, 3)) < _LARGEST_SHIFT, weights + values, jnp.inf)
 
 
-def _lengths(rows: Float[Array, "B T T H e"], metric: Float[Array, "H e e"]) -> Float[Array, "B H T T"]:
-    """√(row M rowᵀ)."""
-    squares = jnp.einsum("btshe,hef,btshf->bhts", rows, metric, rows)
-    return jnp.sqrt(jnp.maximum(squares, 0.0))
+def lengths(rows: Float[Array, "B T T H e"], kernel: Float[Array, "d H e"]) -> Float[Array, "B H T T"]:
+    """At least ‖W rowᵀ‖ for every row and head, by Gram matrices: with little memory.
+
+    A root magnifies rounding where a row is almost in the kernel of W: γ_{d + 2e} ‖W‖²_F ‖row‖² is added under it.
+    """
+    d, _, e = kernel.shape
+    squares = jnp.einsum("btshe,hef,btshf->bhts", rows, jnp.einsum("dhe,dhf->hef", kernel, kernel), rows)
+    sizes = jnp.einsum("btshe,btshe->bhts", rows, rows) * jnp.sum(kernel**2, axis=(0, 2))[None, :, None, None]
+    return jnp.sqrt(jnp.maximum(squares, 0.0) + gamma(2 * (d + 2 * e) + 16) * sizes)

@@ -88,7 +88,7 @@ def norm_ball(norm: NormWeights, z: Float[Array, "*batch d"], ball: Ball) -> Bal
 
 
 def closed(ball: Ball) -> Ball:
-    """The same with ε ≤ ‖D‖ + ρ and ρ ≤ ε + ‖D‖."""
-    size = jnp.linalg.norm(ball.direction, axis=-1)
-    eps = jnp.minimum(ball.eps, size + ball.radius)
-    return Ball(ball.direction, jnp.minimum(ball.radius, eps + size), eps)
+    """The same with ε ≤ ‖D‖ + ρ, and around 0 with ρ = ε where that ball is no larger; so ‖D‖ ≤ ε + ρ ≤ 2ε."""
+    eps = jnp.minimum(ball.eps, jnp.linalg.norm(ball.direction, axis=-1) + ball.radius)
+    far = ball.radius >= eps
+    return Ball(jnp.where(far[..., None], 0.0, ball.direction), jnp.where(far, eps, ball.radius), eps)

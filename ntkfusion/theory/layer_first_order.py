@@ -9,7 +9,7 @@ and their norms of `layer_jacobian` and the blocks' difference b at ũ (for pre-
     κ^N, κ^f, κ^O: curvatures of the LayerNorm in front of the block, of f, and of the LayerNorm behind
 
 The curvatures are quadratic in ε: small block errors are carried through as by the network itself. Behind the layer
-ε' = min(‖D'‖ + ρ', Σ_s ‖J_ts P_t‖ ε_s + the same rest, the bound of `layer_step`), and ρ' = min(ρ', ε' + ‖D'‖).
+ε' = min(‖D'‖ + ρ', Σ_s ‖J_ts P_t‖ ε_s + the same rest, the bound of `layer_step`), and D' = 0, ρ' = ε' where ρ' ≥ ε'.
 Source: own derivation.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.theory.attention_bound import attention_curvature
-from ntkfusion.theory.ball import Ball
+from ntkfusion.theory.ball import Ball, closed
 from ntkfusion.theory.block_change import block_change, block_norms
 from ntkfusion.theory.block_gap import Gap
 from ntkfusion.theory.layer_jacobian import LayerNorms, layer_norms
@@ -70,11 +70,9 @@ def first_order_step(
         rest = rest + norm_curvature(weights.second_norm, trace.y, eta)
     found = _behind(weights, block, trace, (to_sum, to_input), gap)
     rest = rest + (norms.out * gap.size if gap.vector is None else 0.0)
-    radius = _weighed(norms.through, ball.radius) + rest
-    own = jnp.linalg.norm(found[1], axis=-1)
-    size, plain = jnp.linalg.norm(found[0], axis=-1), _weighed(norms.through, ball.eps) + own + rest
-    eps = jnp.minimum(jnp.minimum(apart, plain), size + radius)
-    return Ball(found[0], jnp.minimum(radius, eps + size), eps), LayerBound(inputs, gap.size, eps)
+    plain = _weighed(norms.through, ball.eps) + jnp.linalg.norm(found[1], axis=-1) + rest
+    ball = closed(Ball(found[0], _weighed(norms.through, ball.radius) + rest, jnp.minimum(apart, plain)))
+    return ball, LayerBound(inputs, gap.size, ball.eps)
 
 
 def _weighed(norms: Float[Array, "B T T"], eps: Float[Array, "B T"]) -> Float[Array, "B T"]:

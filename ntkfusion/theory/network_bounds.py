@@ -28,11 +28,10 @@ from ntkfusion.models.gpt2_config import GPT2Config
 from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.models.model import Model, make_batch
 from ntkfusion.models.pytree import pytree
-from ntkfusion.theory.ball import Ball, norm_ball
+from ntkfusion.theory.ball import Ball
 from ntkfusion.theory.block_gap import bounded_gap, measured_gap
-from ntkfusion.theory.head_bounds import head_bound
+from ntkfusion.theory.head_bounds import head_bound, normed
 from ntkfusion.theory.layer_first_order import first_order_step
-from ntkfusion.theory.layer_norm_bound import normalise
 from ntkfusion.theory.layer_step import LayerBound, layer_step
 from ntkfusion.theory.layer_weights import LayerWeights, run_layer
 from ntkfusion.theory.network_rounding import embedding_rounding, layer_rounding, no_rounding
@@ -45,6 +44,7 @@ from ntkfusion.theory.network_weights import (
     visibility,
 )
 from ntkfusion.theory.pairs import FusedPair, pair_blocks
+from ntkfusion.theory.rounding import gamma
 
 BlockError = Literal["measured", "bound"]
 
@@ -125,7 +125,8 @@ def network_bound(
         h, ball, bound = layer_program(weights, (old, new, folded), pair, (h, ball), visible, first_order)
         found.append(bound)
         sizes.append(jnp.linalg.norm(h, axis=-1))
-    return _finish(compressed, batch, (h, ball), found, sizes)
+    unit = gamma(4 * h.shape[-1] + 64) if rounding else 0.0
+    return _finish(compressed, batch, (h, ball), found, sizes, unit)
 
 
 def require_dense(block: Any, wanted: str) -> MLPBlock:
@@ -169,16 +170,15 @@ def layer_program(
 
 
 def _finish(
-    model: Model, batch: Batch, state: tuple[Array, Ball], found: list[LayerBound], sizes: list[Array]
+    model: Model, batch: Batch, state: tuple[Array, Ball], found: list[LayerBound], sizes: list[Array], unit: float
 ) -> NetworkBound:
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *found)
-    (h, ball), last = state, None
-    config = known_config(model)
+    last, config = None, known_config(model)
     if isinstance(config, GPT2Config):
-        norm = norm_weights(model.params["norm"], config.layer_norm_epsilon)
-        h, ball = normalise(norm, h), norm_ball(norm, h, ball)
+        state = normed(norm_weights(model.params["norm"], config.layer_norm_epsilon), state, unit)
         last = last_token(batch, config.pad_token_id)
-    head = head_bound(config, model.params, h, ball, last)
+    h, ball = state
+    head = head_bound(config, model.params, h, ball, last, unit)
     return NetworkBound(
         stacked.hidden, stacked.inputs, stacked.block, jnp.stack(sizes), ball.eps, head.pooler_output, head.logits
     )

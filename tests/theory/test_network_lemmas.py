@@ -9,7 +9,7 @@ import pytest
 
 from ntkfusion.models.activations import ACTIVATIONS
 from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.attention_bound import attention_change, attention_curvature, head_norms, shifts
+from ntkfusion.theory.attention_bound import attention_change, attention_curvature, head_norms, lengths, shifts
 from ntkfusion.theory.ball import Ball, closed, elementwise_ball, entries, linear_ball, norm_ball
 from ntkfusion.theory.block_change import block_change, block_derivative, block_norms
 from ntkfusion.theory.layer_jacobian import attention_rows
@@ -131,6 +131,17 @@ def test_attention(x64, weight_scale):
         assert all(float(jnp.max(excess)) <= 0 for excess in found), [float(jnp.max(e)) for e in found]
 
 
+def test_lengths_of_rows_that_hardly_count(x64):
+    """Rows almost in the kernel of W: the root of a form that cancels would be too small."""
+    kernel = normal(0, 5, 2, 3)
+    kernel = kernel.at[:, :, 2].set(kernel[:, :, 0])
+    null = jnp.array([1.0, 0.0, -1.0])[None, None, None, None] * normal(1, 4, 20, 20, 2, 1)
+    rows = null + 1e-10 * normal(2, 4, 20, 20, 2, 3)
+    exact = jnp.linalg.norm(jnp.einsum("dhe,btshe->bhtsd", kernel, rows), axis=-1)
+    assert bool(jnp.all(exact <= lengths(rows, kernel) * (1 + ROOM)))
+    assert float(jnp.max(lengths(rows, kernel))) < 1e-5
+
+
 @pytest.mark.slow
 def test_attention_bounds_depend_on_every_epsilon(x64):
     """Half of ε is too little."""
@@ -184,6 +195,8 @@ def test_balls(x64):
     a, direction, rest = (normal(i, count, D) * scales(10 + i, count, 1) ** 0.5 for i in range(3))
     e = direction + rest
     ball = closed(Ball(direction, size(rest), size(e)))
+    assert bool(jnp.all(size(ball.direction) <= 2 * ball.eps * (1 + ROOM)))
+    assert 0 < int(jnp.sum(size(ball.direction) == 0)) < count
     kernel = normal(9, D, 4)
     room = 1e-10 * (1 + size(e))
     assert bool(jnp.all(jnp.abs(e @ kernel) <= entries(kernel, ball) + room[:, None]))

@@ -100,7 +100,8 @@ def output_enclosure(
 
     Args:
         original: a dense block in float64 without constants.
-        fused: any block in float64 with outputs of the same width; it is only evaluated.
+        fused: any block in float64 with outputs of the same width; its outputs as evaluated here are y, so that only
+            the original's rounding counts.
         x: inputs in float64.
         labels: the cluster of every neuron of the original; None for no clusters. Any labels give valid limits.
         share: how many of the output directions are evaluated. 0 takes none, 1 gives the error itself.

@@ -104,7 +104,8 @@ def sgd_enclosure(
 
     Args:
         original: a dense block in float64 without constants.
-        fused: any block in float64; its kernel is evaluated as it is (that of V4 is meant to be near the original's).
+        fused: any block in float64; its kernel as evaluated here is K̃, so that only the original's rounding counts
+            (that of V4 is meant to be near the original's).
         x: evaluated inputs in float64.
         z: training inputs; by default `x`.
         labels: the cluster of every neuron of the original; None for no clusters. Any labels give valid limits.

@@ -11,6 +11,7 @@ from encoder_parity import random_weights
 
 from ntkfusion.data.task import Examples, Task
 from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.training.encoding import Encoded
 from ntkfusion.training.groups import flatten
 from ntkfusion.training.losses import task_loss
@@ -51,6 +52,16 @@ def as_readable(model):
     """The model with the tokenizer."""
     object.__setattr__(model, "tokenizer", WordIds())
     return model
+
+
+def duplicated(model, copies):
+    """The model with neuron i of its block copies[i] times, and V1 of that one: every neuron once, with q = copies."""
+    (block,) = model.mlp_blocks()
+    places = np.repeat(np.arange(block.hidden_width), copies)
+    whole = MLPBlock(block.w1[:, places], block.b1[places], block.w2[places], block.b2, activation=block.activation)
+    sizes = jnp.asarray(copies, block.b1.dtype)
+    once = MLPBlock(block.w1, block.b1, block.w2, block.b2, q=sizes, activation=block.activation)
+    return model.replace_mlp_blocks({0: whole}), model.replace_mlp_blocks({0: once}), places
 
 
 def examples(count, seed, lengths=(3, 8)):

@@ -17,7 +17,7 @@ from ntkfusion.models.model import Model
 from ntkfusion.training.batches import Minibatch, minibatches
 from ntkfusion.training.encoding import Encoded, encode
 from ntkfusion.training.evaluate import padded_lengths, predict
-from ntkfusion.training.groups import Flat, Group, own_rates, rates_of, split, unflatten
+from ntkfusion.training.groups import Flat, Group, flatten, own_rates, rates_of, split, unflatten
 from ntkfusion.training.losses import task_loss
 from ntkfusion.training.metrics import score
 from ntkfusion.training.optimizer import build_optimizer, learning_rate
@@ -91,8 +91,8 @@ class Run:
         if progress.finished:
             return state, progress
         config, recipe = self.model.config, self.recipe
-        step = task_step(config, recipe, self.num_updates, self.task.is_regression)
-        rates = rates_of(list(trained), self.groups)
+        step = task_step(config, recipe.of_one_update(), self.num_updates, self.task.is_regression)
+        rates = rates_of(list(flatten(self.model.params)), self.groups)
         fixed = Fixed(frozen, self.model.constants, dropout_key(self.seed), own_rates(rates))
         pace, due = Pace(), self.evaluations()
         for batch in minibatches(
@@ -105,6 +105,7 @@ class Run:
                 progress = self.evaluated(state, progress, frozen)
             if batch.step + 1 in due or (batch.step + 1) % self.save_steps == 0:
                 self.save(state, progress)
+                pace.lap()  # seconds are those of updates
             if progress.finished:
                 break
         return state, progress
@@ -161,7 +162,7 @@ class Run:
 
 @lru_cache(maxsize=8)
 def task_step(config: ModelConfig, recipe: Recipe, num_updates: int, is_regression: bool) -> Step:
-    """The compiled update for a task, shared by all runs that differ in weights, examples and seed only."""
+    """The compiled update for a task, shared by all runs that do not differ in it."""
     loss = task_loss(config, is_regression=is_regression)
     return make_step(loss, build_optimizer(recipe, num_updates), recipe)
 

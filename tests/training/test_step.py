@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import in_double, random_encoded, relative, tiny_model, train
+from tiny_training import duplicated, in_double, random_encoded, relative, tiny_model, train
 
-from ntkfusion.compression.compress import compress
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.models.mlp import MLPBlock
 from ntkfusion.training.groups import cluster_rates, flatten, own_rates, rates_of
 from ntkfusion.training.recipe import Recipe
 
@@ -63,8 +60,7 @@ def test_half_precision_keeps_parameters_whole():
 
 
 def test_frozen_parameters_constants_and_rates():
-    fused, _ = compress(tiny_model(), MLPFusion(width=0.5), seed=0)
-    assert jax.tree.leaves(fused.constants)
+    _, fused, _ = duplicated(tiny_model(), np.arange(1, 13))
     flat, encoded = flatten(fused.params), random_encoded(8, 0)
     before = {path: np.array(leaf) for path, leaf in flat.items()}
     constants = jax.tree.map(np.array, fused.constants)
@@ -86,16 +82,6 @@ def test_frozen_parameters_constants_and_rates():
     assert all(
         np.array_equal(*pair) for pair in zip(jax.tree.leaves(fused.constants), jax.tree.leaves(constants), strict=True)
     )
-
-
-def duplicated(model, copies):
-    """The model with neuron i of its block copies[i] times, and V1 of that one: every neuron once, with q = copies."""
-    (block,) = model.mlp_blocks()
-    places = np.repeat(np.arange(block.hidden_width), copies)
-    whole = MLPBlock(block.w1[:, places], block.b1[places], block.w2[places], block.b2, activation=block.activation)
-    sizes = jnp.asarray(copies, block.b1.dtype)
-    once = MLPBlock(block.w1, block.b1, block.w2, block.b2, q=sizes, activation=block.activation)
-    return model.replace_mlp_blocks({0: whole}), model.replace_mlp_blocks({0: once}), places
 
 
 @pytest.mark.usefixtures("x64")

@@ -111,6 +111,8 @@ def tune_layers(
 def _splits(texts: Texts, held_out: Texts | None, seed: int) -> tuple[Examples, Examples]:
     """What is trained on, and what is measured on."""
     train = _examples(texts)
+    if held_out is None and len(train) < 2:
+        raise InputError("one text cannot be both trained and measured on; give held_out")
     return hold_out(train, seed=seed) if held_out is None else (train, _examples(held_out))
 
 

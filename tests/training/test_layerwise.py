@@ -186,6 +186,8 @@ def test_what_makes_no_sense_is_refused():
         nf.tune_layers(student, teacher, texts, dataclasses.replace(RECIPE, dropout=True))
     with pytest.raises(InputError, match="needs texts"):
         nf.tune_layers(student, teacher, [])
+    with pytest.raises(InputError, match="give held_out"):
+        nf.tune_layers(student, teacher, ["5 7 9"])
 
 
 def test_a_loss_that_is_no_number_stops():
@@ -194,6 +196,24 @@ def test_a_loss_that_is_no_number_stops():
     bad = student.replace_mlp_blocks({1: block.replace(b1=block.b1 * jnp.nan)})
     with pytest.raises(NonFiniteLossError, match="update 0"):
         nf.tune_layers(bad, teacher, examples(40, 0), RECIPE, held_out=examples(16, 1))
+
+
+@pytest.mark.slow
+def test_layers_in_front_of_the_first_compressed_one_are_computed_once():
+    student, teacher = models((2,), dataclasses.replace(BARE, num_hidden_layers=3))
+    arrays = {name: jnp.ones((4, 8), jnp.int32) for name in ("input_ids", "attention_mask")}
+    arrays["weights"] = jnp.ones((4, 8))
+
+    def operations(teacher):
+        pair = Pair.of(student, teacher)
+
+        def loss(trained, frozen):
+            return layer_loss(pair.shapes)(unflatten(trained | frozen), pair.constants, arrays, None)
+
+        return jax.jit(jax.grad(loss)).lower(pair.trained, pair.frozen).compile().cost_analysis()["flops"]
+
+    copied = dataclasses.replace(teacher, params=jax.tree.map(jnp.copy, teacher.params))
+    assert operations(teacher) < 0.7 * operations(copied)
 
 
 @pytest.mark.slow

@@ -1,0 +1,241 @@
+"""Updates of MiniLM with two classes against transformers' PyTorch class: tokens/s, interleaved in one run, and memory.
+
+Run it: ``NTKFUSION_DATA_DIR=DATA uv run --extra test experiments/benchmarks/training.py`` (Linux; without the data the
+packaged sentences are used). Both sides do the same updates: the batches of `fit` in its padded lengths, forward pass
+with dropout, backward pass, clipping, AdamW with decay on matrices; the same number of threads. PyTorch runs in train
+mode with its default attention and the faster of its two AdamWs (fused, foreach). The first update of each padded
+length, which compiles, is not counted. Memory is the peak of a process of its own, above what its imports hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+Contestant = Literal["ours", "ours, fused", "transformers"]
+CONTESTANTS: tuple[Contestant, ...] = ("ours", "ours, fused", "transformers")
+Batches = list[dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        batches: updates of one pass.
+        repeats: passes of each contestant; medians are shown.
+        batch_size: sentences per update.
+        width: kept fraction of the neurons of the compressed model.
+        threads: of PyTorch; XLA takes all cores the process may use.
+        memory_of: for the benchmark's own processes.
+    """
+
+    batches: int = 8
+    repeats: int = 5
+    batch_size: int = 32
+    width: float = 0.25
+    threads: int = len(os.sched_getaffinity(0))
+    memory_of: Contestant | None = None
+
+
+def recipe(options: Options) -> Any:
+    from ntkfusion.training.recipe import Recipe
+
+    return Recipe(batch_size=options.batch_size, warmup=0.0, schedule="constant", weight_decay=0.01)
+
+
+def classifier(width: float | None = None) -> Any:
+    import ntkfusion as nf
+
+    model = nf.load_model("minilm")
+    if width is not None:
+        model, _ = nf.compress(model, nf.MLPFusion(width=width), seed=0)
+    return nf.with_new_head(model, "sequence-classification", num_labels=2)
+
+
+def batches_of(model: Any, options: Options) -> Batches:
+    """The first batches of a run."""
+    from ntkfusion.data.task import Examples
+    from ntkfusion.data.tasks import load_task
+    from ntkfusion.data.text import sample_sentences
+    from ntkfusion.training.batches import minibatches
+    from ntkfusion.training.encoding import encode
+    from ntkfusion.training.evaluate import padded_lengths
+
+    if os.environ.get("NTKFUSION_DATA_DIR"):
+        examples = load_task("sst2").train
+    else:
+        texts = (sample_sentences() * (options.batches * options.batch_size))[: options.batches * options.batch_size]
+        examples = Examples(tuple(texts), None, np.arange(len(texts), dtype=np.int32) % 2)
+    encoded = encode(model, examples, max_length=128)
+    order = minibatches(encoded, recipe(options), padded_lengths(model, (encoded,)), seed=0)
+    return [batch.arrays for batch, _ in zip(order, range(options.batches), strict=False)]
+
+
+def ours(model: Any, batches: Batches, options: Options) -> Callable[[], float]:
+    """A pass over the batches; the last loss."""
+    from ntkfusion.training.groups import flatten
+    from ntkfusion.training.losses import task_loss
+    from ntkfusion.training.optimizer import build_optimizer
+    from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step
+
+    optimizer = build_optimizer(recipe(options), 10**6)
+    step = make_step(task_loss(model.config, is_regression=False), optimizer, recipe(options))
+    fixed = Fixed({}, model.constants, dropout_key(0), {})
+    state = first_state(flatten(model.params), optimizer)
+
+    def run() -> float:
+        nonlocal state
+        loss = 0.0
+        for arrays in batches:
+            state, measured = step(state, fixed, arrays)
+            loss = float(measured.loss)
+        return loss
+
+    return run
+
+
+def theirs(model: Any, batches: Batches, options: Options, *, fused: bool) -> Callable[[], float]:
+    """The same pass in PyTorch."""
+    import torch
+    import transformers
+
+    import ntkfusion as nf
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        nf.save_model(model, Path(folder) / "model")
+        network = transformers.BertForSequenceClassification.from_pretrained(Path(folder) / "model").train()
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe(options).learning_rate, fused=fused, foreach=not fused)
+    inputs = [
+        {name: torch.tensor(values).long() for name, values in arrays.items() if name != "weights"}
+        for arrays in batches
+    ]
+
+    def run() -> float:
+        loss = 0.0
+        for batch in inputs:
+            optimizer.zero_grad()
+            found = network(**batch).loss
+            found.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            loss = float(found)
+        return loss
+
+    return run
+
+
+def operations(model: Any, batches: Batches) -> float:
+    """Multiplications of matrices in a pass forward and back: 3 times those of the forward pass."""
+    config, total = model.config, 0
+    for arrays in batches:
+        rows, length = arrays["input_ids"].shape
+        width = config.hidden_size
+        for block in model.mlp_blocks():
+            total += 3 * rows * length * width * (4 * width + 2 * length + 2 * block.hidden_width)
+    return float(total)
+
+
+def memory(contestant: Contestant, options: Options) -> float:
+    """Peak bytes of a process above what it holds after its imports."""
+    command = [sys.executable, __file__, "--memory-of", contestant, "--batches", str(options.batches)]
+    command += [
+        "--batch-size",
+        str(options.batch_size),
+        "--width",
+        str(options.width),
+        "--threads",
+        str(options.threads),
+    ]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def measure_memory(options: Options) -> None:
+    import ntkfusion.training.fit  # noqa: F401
+
+    if options.memory_of == "transformers":
+        import torch  # noqa: F401
+        from transformers import BertForSequenceClassification  # noqa: F401
+    model = classifier(options.width if options.memory_of == "ours, fused" else None)
+    batches = batches_of(model, options)
+    if options.memory_of == "transformers":
+        run = theirs(model, batches, options, fused=True)
+        del model
+    else:
+        run = ours(model, batches, options)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    run()
+    run()
+    print(json.dumps(status("VmHWM")))
+
+
+def status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * float(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def main(options: Options) -> None:
+    """Measure and print the table."""
+    if options.memory_of is not None:
+        measure_memory(options)
+        return
+    model, small = classifier(), classifier(options.width)
+    batches = batches_of(model, options)
+    runs: dict[str, Callable[[], float]] = {
+        "ours": ours(model, batches, options),
+        "ours, fused": ours(small, batches, options),
+        "transformers, fused AdamW": theirs(model, batches, options, fused=True),
+        "transformers, foreach AdamW": theirs(model, batches, options, fused=False),
+    }
+    losses = {name: run() for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            losses[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+    tokens = sum(int(arrays["attention_mask"].sum()) for arrays in batches)
+    table = Table("", "tokens/s", "ms per update", "min ms", "relative to ours", "last loss")
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in middle.items():
+        per_update = [1000 * each / len(batches) for each in (value, min(seconds[name]))]
+        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
+        table.add_row(
+            name,
+            f"{tokens / value:,.0f}",
+            *(f"{each:.0f}" for each in per_update),
+            f"{ratio:.2f}",
+            f"{losses[name]:.3f}",
+        )
+    console = Console(width=120)
+    console.print(table)
+    ratio = operations(small, batches) / operations(model, batches)
+    shapes = sorted({arrays["input_ids"].shape for arrays in batches})
+    console.print(
+        f"operations of the compressed model: {ratio:.2f} of the full one's; shapes {shapes}; {tokens} tokens"
+    )
+    for contestant in CONTESTANTS:
+        console.print(f"peak memory, {contestant}: {memory(contestant, options) / 2**20:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

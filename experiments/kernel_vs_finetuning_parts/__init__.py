@@ -1,0 +1,1 @@
+"""The parts of ``experiments/kernel_vs_finetuning.py``."""

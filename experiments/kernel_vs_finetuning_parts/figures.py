@@ -1,0 +1,81 @@
+"""Figures: scores against errors, and linearised against real losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from kernel_distance_parts.figures import CEILING, MARKERS, hue
+from kernel_distance_parts.labels import place_labels
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kernel_vs_finetuning_parts.measures import MEASURES
+from kernel_vs_finetuning_parts.options import NONE, Options
+from kernel_vs_finetuning_parts.report import Point
+from kernel_vs_finetuning_parts.runs import Case
+from ntkfusion.reporting.answer import width_label
+from ntkfusion.reporting.plots import RC
+
+#: Measures that the figure shows: the output, and the kernels of blocks and network.
+SHOWN = ("output_error", "sgd_kernel_error", "sign_kernel_error", "network_sgd")
+#: Updates that drawn losses are a mean of.
+SMOOTH = 10
+
+
+def score_figure(options: Options, points: Sequence[Point]) -> Figure:
+    """Scores after fine-tuning against errors before it; a row of panels per task, a dashed line for the original."""
+    tasks = [task for task in options.tasks if any(point.task == task for point in points)]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(4.6 * len(SHOWN), 4.4 * len(tasks)))
+        panels = figure.subplots(len(tasks), len(SHOWN), squeeze=False)
+        for row, task in zip(panels, tasks, strict=True):
+            chosen = [point for point in points if point.task == task]
+            for axis, measure in zip(row, SHOWN, strict=True):
+                _draw(axis, options, chosen, measure)
+                axis.set(xlabel=f"error before training: {MEASURES[measure]}", title=task)
+            row[0].set_ylabel(f"{chosen[0].metric} after fine-tuning")
+        handles = [
+            Line2D([], [], color="#666666", marker=mark, linestyle="", label=f"width {width_label(w)}")
+            for w, mark in zip(options.widths, MARKERS, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _draw(axis: Axes, options: Options, chosen: Sequence[Point], measure: str) -> None:
+    at, labels = [], {}
+    for point in chosen:
+        if point.method == NONE:
+            axis.axhline(point.mean("dev"), color="#666666", linestyle="--", linewidth=1)
+            continue
+        x, y = min(point.mean(measure), CEILING), point.mean("dev")
+        mark = MARKERS[options.widths.index(point.width)]
+        axis.plot([x], [y], marker=mark, color=hue(point.method), linestyle="")
+        at.append((x, y))
+        if point.width == options.widths[0]:
+            labels[point.method] = (x, y)
+    axis.set_xscale("log")
+    axis.margins(0.12)
+    if labels:
+        place_labels(axis, labels, at, hue, lambda name: name.startswith("ntk-fusion"))
+
+
+def curve_figure(found: Mapping[Case, Mapping[str, Any]]) -> Figure:
+    """Losses of the real model (solid) and of its linearisation (dashed)."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(3.6 * len(found), 3.8))
+        panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+        for axis, (case, result) in zip(panels, found.items(), strict=True):
+            for name, style in (("real", "-"), ("predicted", "--")):
+                losses = np.array(result[name], float)
+                width = min(SMOOTH, len(losses))
+                smooth = np.convolve(losses, np.ones(width) / width, "valid")
+                axis.plot(np.arange(width, len(losses) + 1), smooth, style, color=hue(case.method), label=name)
+            axis.set(title=case.method, xlabel="update")
+        panels[0].set_ylabel(f"training loss, mean of {SMOOTH} updates")
+        panels[0].legend()
+    return figure

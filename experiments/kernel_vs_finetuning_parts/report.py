@@ -1,0 +1,140 @@
+"""Tables of scores and of correlations, from the single results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from kernel_distance_parts.store import number
+from kernel_distance_parts.tables import Table
+
+from kernel_vs_finetuning_parts.correlations import bootstrap
+from kernel_vs_finetuning_parts.measures import MEASURES
+from kernel_vs_finetuning_parts.options import NONE, Options
+from kernel_vs_finetuning_parts.runs import Case
+from ntkfusion.reporting.answer import format_error, width_label
+from ntkfusion.reporting.finetuning import show_mean
+
+#: Scores that a measure may foretell.
+OUTCOMES = {"zero_shot": "score without training", "dev": "score after fine-tuning"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A method at a width on a task: measures and scores, one per seed."""
+
+    task: str
+    method: str
+    width: float
+    metric: str
+    values: dict[str, list[float]]
+
+    def mean(self, name: str) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.values[name]))
+
+
+def points(results: Mapping[Case, Mapping[str, Any]]) -> list[Point]:
+    """The results of all seeds together."""
+    found: dict[tuple[str, str, float], Point] = {}
+    for case, result in results.items():
+        metric = result["metric"]
+        point = found.setdefault(
+            (case.task, case.method, case.width), Point(case.task, case.method, case.width, metric, {})
+        )
+        scores = {outcome: result[outcome][metric] for outcome in OUTCOMES}
+        for name, value in {**{name: result[name] for name in MEASURES}, **scores}.items():
+            point.values.setdefault(name, []).append(number(value))
+    return list(found.values())
+
+
+def score_tables(options: Options, all_points: Sequence[Point]) -> list[Table]:
+    """A table per task: measures before training, scores with 95 % intervals over seeds."""
+    return [
+        _score_table(options, task, [point for point in all_points if point.task == task]) for task in options.tasks
+    ]
+
+
+def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
+    rows = []
+    for point in sorted(chosen, key=lambda point: (point.method != NONE, point.width, -point.mean("dev"))):
+        measures = ["–" if point.method == NONE else format_error(point.mean(name)) for name in MEASURES]
+        scores = [show_mean(point.values[outcome]) for outcome in OUTCOMES]
+        width = "1" if point.method == NONE else width_label(point.width)
+        rows.append([point.method, width, *scores, *measures, str(len(point.values["dev"]))])
+    metric = chosen[0].metric if chosen else "score"
+    recipe = options.recipe(task)
+    note = (
+        f"Scores: {metric} on dev, mean over seeds ± half of Student's 95 % interval. Without training: the trained "
+        "original of the same seed, compressed. After fine-tuning: the compressed pretrained model after "
+        f"{recipe.epochs} epochs of at most {options.max_train} examples, batches of {recipe.batch_size}, rate "
+        f"{recipe.learning_rate:g}; the last update's parameters. Errors of the compressed pretrained model before "
+        f"training, relative Frobenius: blocks on {options.tokens} dev tokens, kernels traced over outputs, means over "
+        f"layers; network on {options.kernel_texts} dev texts, two random readouts, all parameters."
+    )
+    columns = ("method", "width", *OUTCOMES.values(), *MEASURES.values(), "seeds")
+    return Table(f"{task}: {metric}", columns, rows, (note,))
+
+
+def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
+    """Rank correlations of −error with scores, per width and over all, within tasks."""
+    compressed = [point for point in all_points if point.method != NONE]
+    rows = []
+    for outcome, outcome_name in OUTCOMES.items():
+        for measure, name in MEASURES.items():
+            cells = []
+            for widths in [(width,) for width in options.widths] + [options.widths]:
+                groups = _groups(options, [p for p in compressed if p.width in widths], measure, outcome)
+                cells.append(_cell(groups, options.resamples))
+            rows.append([name, outcome_name, *cells])
+    count = len({point.method for point in compressed})
+    note = (
+        f"Spearman's ρ between −error before training and score, over {count} methods, mean over tasks "
+        f"({', '.join(options.tasks)}); 1 means that the measure orders methods as the score does. In brackets 95 % "
+        f"intervals of the percentile bootstrap over methods within tasks ({options.resamples} draws, seed 0). Points "
+        "are means over seeds."
+    )
+    columns = ("error of", "foretells", *(f"width {width_label(width)}" for width in options.widths), "both")
+    return Table("Which measure foretells the score?", columns, rows, (note,))
+
+
+def _groups(
+    options: Options, chosen: Sequence[Point], measure: str, outcome: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    groups = []
+    for task in options.tasks:
+        pairs = [(-point.mean(measure), point.mean(outcome)) for point in chosen if point.task == task]
+        pairs = [pair for pair in pairs if np.isfinite(pair).all()]
+        if len(pairs) >= 3:
+            x, y = np.array(pairs).T
+            groups.append((x, y))
+    return groups
+
+
+def _cell(groups: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int) -> str:
+    if not groups:
+        return "–"
+    rho, low, high = bootstrap(groups, resamples)
+    return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def curve_table(found: Mapping[Case, Mapping[str, Any]]) -> Table | None:
+    """How far linearised training is from the real one."""
+    rows = [
+        [case.method, format_error(result["distance of the first half"]), format_error(result["distance"])]
+        for case, result in found.items()
+    ]
+    if not rows:
+        return None
+    first = next(iter(found))
+    count = len(found[first]["real"])
+    note = (
+        f"‖predicted − real‖ / ‖real‖ of the training losses of {first.task}, no dropout, the same batches; "
+        f"predicted: the model linear in its parameters around the start (its tangent kernel), same AdamW. Width "
+        f"of compressed blocks {width_label(min(case.width for case in found))}, seed {first.seed}."
+    )
+    return Table(
+        "Linearised against real training", ("method", f"first {count // 2} updates", f"{count} updates"), rows, (note,)
+    )

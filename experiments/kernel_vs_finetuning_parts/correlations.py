@@ -29,11 +29,7 @@ def bootstrap(
     drawn = []
     for _ in range(resamples):
         rows = [rng.integers(0, len(x), len(x)) for x, _ in groups]
-        drawn.append(
-            np.mean(
-                [spearman(list(zip(x[row], y[row], strict=True))) for (x, y), row in zip(groups, rows, strict=True)]
-            )
-        )
+        drawn.append(_mean_rho([(x[row], y[row]) for (x, y), row in zip(groups, rows, strict=True)]))
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return _mean_rho(groups), float(low), float(high)
 

@@ -75,10 +75,22 @@ if TYPE_CHECKING:
     from ntkfusion.theory.signal_bounds import signal_bound
     from ntkfusion.theory.tight_output import output_enclosure
     from ntkfusion.theory.tight_sgd import sgd_enclosure
+    from ntkfusion.training.evaluate import evaluate
+    from ntkfusion.training.fit import Fit, fit
+    from ntkfusion.training.groups import Group, cluster_rates
     from ntkfusion.training.layerwise import LayerReport, tune_layers
     from ntkfusion.training.linearised import TrainingCurves, curve_distance, linearised_training
+    from ntkfusion.training.recipe import Recipe
+    from ntkfusion.training.store import StateStore
 
 _HOMES = {
+    "fit": "training.fit",
+    "Fit": "training.fit",
+    "Recipe": "training.recipe",
+    "evaluate": "training.evaluate",
+    "Group": "training.groups",
+    "cluster_rates": "training.groups",
+    "StateStore": "training.store",
     "linearised_training": "training.linearised",
     "curve_distance": "training.linearised",
     "TrainingCurves": "training.linearised",
@@ -194,9 +206,11 @@ __all__ = [
     "Estimate",
     "Examples",
     "FactorizedBlock",
+    "Fit",
     "FullKernelDistance",
     "GPT2Config",
     "GatedBlock",
+    "Group",
     "InputError",
     "KMeansResult",
     "KernelDistance",
@@ -221,9 +235,11 @@ __all__ = [
     "NetworkErrors",
     "OutputExistsError",
     "RandomNeurons",
+    "Recipe",
     "Refitted",
     "RobertaConfig",
     "Sketch",
+    "StateStore",
     "StructuredPruning",
     "Task",
     "Training",
@@ -237,6 +253,7 @@ __all__ = [
     "as_dense_weights",
     "block_kernel",
     "build_method",
+    "cluster_rates",
     "collect_block_inputs",
     "compress",
     "compress_matrices",
@@ -245,7 +262,9 @@ __all__ = [
     "estimate_block_kernel",
     "estimate_network_kernel",
     "estimate_sequence_kernel",
+    "evaluate",
     "fetch",
+    "fit",
     "full_kernel_distance",
     "generate",
     "kernel_distance",

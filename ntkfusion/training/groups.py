@@ -41,8 +41,8 @@ class Group:
 def flatten(params: Params) -> Flat:
     """Nested dictionaries as one dictionary.
 
-    >>> flatten({"layer_0": {"mlp": {"b1": 1.0}}, "pooler": 2.0})
-    {'layer_0/mlp/b1': 1.0, 'pooler': 2.0}
+    >>> flatten({"layer_0": {"mlp": {"b1": jnp.ones(())}}})
+    {'layer_0/mlp/b1': Array(1., dtype=float32)}
     """
     return dict(zip(parameter_paths(params), jax.tree.leaves(params), strict=True))
 
@@ -50,8 +50,8 @@ def flatten(params: Params) -> Flat:
 def unflatten(flat: Flat) -> Params:
     """The inverse of `flatten`.
 
-    >>> unflatten({"layer_0/mlp/experts/w1": 1.0, "pooler/bias": 2.0})
-    {'layer_0': {'mlp': {'experts/w1': 1.0}}, 'pooler': {'bias': 2.0}}
+    >>> unflatten({"layer_0/mlp/experts/w1": jnp.ones(())})
+    {'layer_0': {'mlp': {'experts/w1': Array(1., dtype=float32)}}}
     """
     tree: Params = {}
     for path, leaf in flat.items():

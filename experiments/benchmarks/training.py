@@ -42,6 +42,7 @@ class Options:
         width: kept fraction of the neurons of the compressed model.
         threads: of PyTorch; XLA takes all cores the process may use.
         memory_of: for the benchmark's own processes.
+        memory_batches: likewise.
     """
 
     batches: int = 8
@@ -50,6 +51,7 @@ class Options:
     width: float = 0.25
     threads: int = len(os.sched_getaffinity(0))
     memory_of: Contestant | None = None
+    memory_batches: Path | None = None
 
 
 def recipe(options: Options) -> Any:
@@ -138,7 +140,7 @@ def theirs(model: Any, batches: Batches, options: Options, *, fused: bool) -> Ca
             found.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            loss = float(found)
+            loss = float(found.detach())
         return loss
 
     return run
@@ -155,37 +157,41 @@ def operations(model: Any, batches: Batches) -> float:
     return float(total)
 
 
-def memory(contestant: Contestant, options: Options) -> float:
-    """Peak bytes of a process above what it holds after its imports."""
-    command = [sys.executable, __file__, "--memory-of", contestant, "--batches", str(options.batches)]
-    command += [
-        "--batch-size",
-        str(options.batch_size),
-        "--width",
-        str(options.width),
-        "--threads",
-        str(options.threads),
-    ]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def memory(contestant: Contestant, file: Path, options: Options) -> list[float]:
+    """Peak bytes of a process above what its imports hold: model and first pass, and a later pass."""
+    words = [sys.executable, __file__, "--memory-of", contestant, "--memory-batches", str(file)]
+    words += ["--width", str(options.width), "--threads", str(options.threads)]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def measure_memory(options: Options) -> None:
     import ntkfusion.training.fit  # noqa: F401
 
     if options.memory_of == "transformers":
-        import torch  # noqa: F401
         from transformers import BertForSequenceClassification  # noqa: F401
+    assert options.memory_batches is not None
+    with np.load(options.memory_batches) as stored:
+        batches: Batches = [stored_batch(stored, place) for place in range(int(stored["count"]))]
+    before = status("VmRSS")
     model = classifier(options.width if options.memory_of == "ours, fused" else None)
-    batches = batches_of(model, options)
-    if options.memory_of == "transformers":
-        run = theirs(model, batches, options, fused=True)
-        del model
-    else:
-        run = ours(model, batches, options)
+    run = (
+        theirs(model, batches, options, fused=True)
+        if options.memory_of == "transformers"
+        else ours(model, batches, options)
+    )
+    del model
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     run()
+    peaks = [status("VmHWM") - before]
+    Path("/proc/self/clear_refs").write_text("5")
     run()
-    print(json.dumps(status("VmHWM")))
+    print(json.dumps([*peaks, status("VmHWM") - before]))
+
+
+def stored_batch(stored: Any, place: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch."""
+    names = [name for name in stored.files if name.endswith(f"/{place}")]
+    return {name.rpartition("/")[0]: stored[name] for name in names}
 
 
 def status(key: str) -> float:
@@ -206,35 +212,51 @@ def main(options: Options) -> None:
         "transformers, fused AdamW": theirs(model, batches, options, fused=True),
         "transformers, foreach AdamW": theirs(model, batches, options, fused=False),
     }
-    losses = {name: run() for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    first = {name: run() for name, run in runs.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
-            losses[name] = run()
-            seconds[name].append(time.perf_counter() - start)
+            times[name].append(timed(run))
     tokens = sum(int(arrays["attention_mask"].sum()) for arrays in batches)
-    table = Table("", "tokens/s", "ms per update", "min ms", "relative to ours", "last loss")
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, value in middle.items():
-        per_update = [1000 * each / len(batches) for each in (value, min(seconds[name]))]
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
-        table.add_row(
-            name,
-            f"{tokens / value:,.0f}",
-            *(f"{each:.0f}" for each in per_update),
-            f"{ratio:.2f}",
-            f"{losses[name]:.3f}",
-        )
     console = Console(width=120)
-    console.print(table)
+    console.print(table_of(times, first, tokens, len(batches)))
     ratio = operations(small, batches) / operations(model, batches)
-    shapes = sorted({arrays["input_ids"].shape for arrays in batches})
+    shapes = [arrays["input_ids"].shape for arrays in batches]
+    counts = ", ".join(f"{shapes.count(shape)} of {shape[0]} x {shape[1]}" for shape in sorted(set(shapes)))
     console.print(
-        f"operations of the compressed model: {ratio:.2f} of the full one's; shapes {shapes}; {tokens} tokens"
+        f"operations of the compressed model: {ratio:.2f} of the full one's; batches: {counts}; {tokens} tokens"
     )
-    for contestant in CONTESTANTS:
-        console.print(f"peak memory, {contestant}: {memory(contestant, options) / 2**20:,.0f} MiB")
+    console.print(
+        f"{options.threads} threads; load {os.getloadavg()[0]:.1f}; medians of {options.repeats} interleaved passes"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        named = {f"{name}/{place}": array for place, arrays in enumerate(batches) for name, array in arrays.items()}
+        np.savez(Path(folder) / "batches.npz", count=len(batches), **named)
+        for contestant in CONTESTANTS:
+            first_peak, later = memory(contestant, Path(folder) / "batches.npz", options)
+            console.print(
+                f"peak MiB, {contestant}: {first_peak / 2**20:,.0f} with the first pass, {later / 2**20:,.0f} later"
+            )
+
+
+def timed(run: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a pass by the clock, and of all threads."""
+    start = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def table_of(times: dict[str, list[tuple[float, float]]], first: dict[str, float], tokens: int, updates: int) -> Table:
+    """A row per contestant."""
+    table = Table("", "tokens/s", "ms per update", "min", "CPU ms", "relative to ours", "first loss")
+    for name, pairs in times.items():
+        clock, cpu = (statistics.median(pair[part] for pair in pairs) for part in range(2))
+        ratio = statistics.median(pair[0] / our[0] for pair, our in zip(pairs, times["ours"], strict=True))
+        numbers = (1000 * each / updates for each in (clock, min(pair[0] for pair in pairs), cpu))
+        table.add_row(
+            name, f"{tokens / clock:,.0f}", *(f"{each:.0f}" for each in numbers), f"{ratio:.2f}", f"{first[name]:.3f}"
+        )
+    return table
 
 
 if __name__ == "__main__":

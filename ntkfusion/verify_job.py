@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
 import runpy
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +97,20 @@ def run(options: Verify, checks: list[Check], advance: Advance) -> Verification:
         NTKFusionError: if the user's model cannot be loaded or has no dense block.
     """
     advance("loading the model", 0)
+    if options.quick and len(checks) > 2 and (os.cpu_count() or 1) > 1:
+        findings, models = _two_at_a_time(options, checks, advance)
+    else:
+        findings, models = _in_turn(options, checks, advance)
+    conditions = {
+        "command": command_line(options, positional=()),
+        "models": models,
+        "seed": options.seed,
+        "environment": environment() | {"precision": "float64"},
+    }
+    return Verification(tuple(findings), conditions)
+
+
+def _in_turn(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
     findings = []
     with quick_compilation(options.quick):
         models = _models(options)
@@ -100,16 +118,39 @@ def run(options: Verify, checks: list[Check], advance: Advance) -> Verification:
             advance(check.name, done)
             scope = Scope(options.quick, options.seed, models)
             findings.append(Finding(check, *run_check(check, scope)))
-    conditions = {
-        "command": command_line(options, positional=()),
-        "models": [real.name for real in models],
-        "seed": options.seed,
-        "environment": environment() | {"precision": "float64"},
-    }
-    return Verification(tuple(findings), conditions)
+    return findings, [real.name for real in models]
+
+
+def _two_at_a_time(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
+    """Two processes: a quick run mostly compiles, on one core each; controls exchange functions, so no threads."""
+    found = {}
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_by_name, options, check.name): check for check in checks}
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                found[running[future].name] = future.result()
+                advance(f"{running[future].name} is done", done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    findings = [Finding(check, *found[check.name][:2]) for check in checks]
+    return findings, found[checks[0].name][2]
+
+
+def _by_name(options: Verify, name: str) -> tuple[Outcome, float, list[str]]:
+    """A check in a process of its own: what it found, its seconds, the models it had."""
+    with quick_compilation(options.quick):
+        models = _models_once(options)
+        outcome, seconds = run_check(find_checks()[name], Scope(options.quick, options.seed, models))
+    return outcome, seconds, [real.name for real in models]
+
+
+@lru_cache(maxsize=1)
+def _models_once(options: Verify) -> tuple[Real, ...]:
+    return _models(options)
 
 
 def _models(options: Verify) -> tuple[Real, ...]:
     if options.model is None:
-        return packaged_blocks(options.seed)
+        return packaged_blocks(options.seed, quick=options.quick)
     return (model_blocks(load_model(options.model), read_text(options.text), seed=options.seed),)

@@ -145,7 +145,7 @@ def fake_checks(monkeypatch):
         for name, value in (("fine", 1.0), ("wrong", 2.0))
     }
     monkeypatch.setattr(verify_job, "find_checks", lambda: checks)
-    monkeypatch.setattr(verify_job, "packaged_blocks", lambda seed: ())
+    monkeypatch.setattr(verify_job, "packaged_blocks", lambda seed, quick: ())
 
 
 def test_verify_writes_its_report(fake_checks, tmp_path, capsys):
@@ -184,7 +184,7 @@ def test_verify_refuses_bad_requests(fake_checks, tmp_path, capsys, arguments):
 
 
 def test_verify_runs_a_real_check(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(verify_job, "packaged_blocks", lambda seed: ())
+    monkeypatch.setattr(verify_job, "packaged_blocks", lambda seed, quick: ())
     main(["verify", "--quick", "--checks", "constants", "--out", str(tmp_path / "out")])
     assert "constants" in capsys.readouterr().out
 

@@ -21,6 +21,8 @@ from ntkfusion.theory.check import Real, double_precision
 
 #: Tokens that data-dependent checks look at.
 TOKENS = 64
+#: As many as a batch has.
+QUICK_SENTENCES = 32
 _KINDS = ("weight", "bias")
 
 
@@ -51,10 +53,16 @@ def model_blocks(model: Model, sentences: Sequence[str], *, tokens: int = TOKENS
         return Real(model.source, blocks, {layer: jnp.asarray(inputs[layer], jnp.float64) for layer in blocks})
 
 
-def packaged_blocks(seed: int = 0) -> tuple[Real, ...]:
-    """Those of the packaged model on the packaged sentences, if it is installed; `bert_tiny_blocks`, if it is there."""
+def packaged_blocks(seed: int = 0, *, quick: bool = False) -> tuple[Real, ...]:
+    """Those of the packaged model on the packaged sentences, if it is installed; `bert_tiny_blocks`, if it is there.
+
+    Args:
+        seed: of the sampled tokens.
+        quick: take few sentences, so that the network is compiled for one shape.
+    """
+    sentences = sample_sentences()[: QUICK_SENTENCES if quick else None]
     try:
-        packaged = (model_blocks(load_model(DEMO), sample_sentences(), seed=seed),)
+        packaged = (model_blocks(load_model(DEMO), sentences, seed=seed),)
     except CheckpointError:
         packaged = ()
     return packaged + bert_tiny_blocks(seed)

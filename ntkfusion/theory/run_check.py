@@ -80,7 +80,8 @@ def run_alone(check: Check) -> int:
     from ntkfusion.theory.real_blocks import packaged_blocks
 
     with quick_compilation(not arguments.full):
-        scope = Scope(not arguments.full, arguments.seed, packaged_blocks(arguments.seed))
+        models = packaged_blocks(arguments.seed, quick=not arguments.full)
+        scope = Scope(not arguments.full, arguments.seed, models)
         outcome, seconds = run_check(check, scope)
     print_outcome(check, outcome, seconds, Console())
     return int(not outcome.passed)

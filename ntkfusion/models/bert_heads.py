@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
+from ntkfusion.models.dropout import Dropout
 from ntkfusion.models.encoder import dense, layer_norm
 from ntkfusion.models.encoder_config import EncoderConfig
 from ntkfusion.models.output import ModelOutput
@@ -48,9 +49,9 @@ class TwoLayerClassifier(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B d"], *, deterministic: bool = True) -> Float[Array, "B C"]:
         """Logits of every sequence."""
-        dropped = nn.Dropout(self.config.head_dropout)(x, deterministic=deterministic)
+        dropped = Dropout(self.config.head_dropout)(x, deterministic=deterministic)
         hidden = jnp.tanh(dense(self.config.hidden_size, self.config, "dense")(dropped))
-        hidden = nn.Dropout(self.config.head_dropout)(hidden, deterministic=deterministic)
+        hidden = Dropout(self.config.head_dropout)(hidden, deterministic=deterministic)
         return dense(self.num_labels, self.config, "output")(hidden)
 
 
@@ -88,5 +89,5 @@ def with_head(
 
 
 def _classify(config: EncoderConfig, x: Float[Array, "*batch d"], *, deterministic: bool) -> Float[Array, "*batch C"]:
-    dropped = nn.Dropout(config.head_dropout)(x, deterministic=deterministic)
+    dropped = Dropout(config.head_dropout)(x, deterministic=deterministic)
     return dense(config.num_labels or 0, config, "classifier")(dropped)

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
+from ntkfusion.models.dropout import Dropout
 from ntkfusion.models.encoder_config import EncoderConfig
-from ntkfusion.models.mlp_module import MLP
+from ntkfusion.models.mlp_module import MLP, by_position
 
 
 def dense(features: int, config: EncoderConfig, name: str) -> nn.Dense:
@@ -66,7 +67,7 @@ class Embeddings(nn.Module):
         positions = _lookup(self.position, _position_ids(batch, config.unplaced_token), frozen=config.unplaced_token)
         types = self.token_type(_token_type_ids(batch))
         embedded = layer_norm(words + types + positions, config, "norm")
-        return nn.Dropout(config.hidden_dropout_prob)(embedded, deterministic=deterministic)
+        return Dropout(config.hidden_dropout_prob)(embedded, deterministic=deterministic)
 
 
 def _lookup(table: nn.Embed, rows: Int[Array, "B T"], *, frozen: int | None) -> Float[Array, "B T e"]:
@@ -113,16 +114,16 @@ class SelfAttention(nn.Module):
         heads = self.config.num_attention_heads
 
         def project(name: str) -> Float[Array, "B T H e"]:
-            projected = dense(self.config.hidden_size, self.config, name)(x)
+            projected = by_position(dense(self.config.hidden_size, self.config, name), x)
             return projected.reshape(*x.shape[:2], heads, -1)
 
         query, key, value = project("query"), project("key"), project("value")
         scores = jnp.einsum("bqhe,bkhe->bhqk", query, key) / jnp.sqrt(query.shape[-1]).astype(x.dtype)
         weights = jax.nn.softmax(scores + mask, axis=-1)
-        dropped = nn.Dropout(self.config.attention_probs_dropout_prob)
+        dropped = Dropout(self.config.attention_probs_dropout_prob)
         weights = dropped(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhe->bqhe", weights, value).reshape(x.shape)
-        return dense(self.config.hidden_size, self.config, "output")(mixed)
+        return by_position(dense(self.config.hidden_size, self.config, "output"), mixed)
 
 
 class Layer(nn.Module):
@@ -137,8 +138,8 @@ class Layer(nn.Module):
     ) -> Float[Array, "B T d"]:
         """Hidden states of the next layer."""
         attended = SelfAttention(self.config, name="attention")(x, mask, deterministic=deterministic)
-        attended = nn.Dropout(self.config.hidden_dropout_prob)(attended, deterministic=deterministic)
+        attended = Dropout(self.config.hidden_dropout_prob)(attended, deterministic=deterministic)
         x = layer_norm(x + attended, self.config, "attention_norm")
         transformed = MLP(self.mlp_layout, self.config.initializer_range, name="mlp")(x)
-        transformed = nn.Dropout(self.config.mlp_dropout)(transformed, deterministic=deterministic)
+        transformed = Dropout(self.config.mlp_dropout)(transformed, deterministic=deterministic)
         return layer_norm(x + transformed, self.config, "mlp_norm")

@@ -9,6 +9,7 @@ is stored, and are stored themselves.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +19,9 @@ from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from ntkfusion.models.batch import Batch
+from ntkfusion.models.dropout import Dropout
 from ntkfusion.models.gpt2_config import GPT2Config
-from ntkfusion.models.mlp_module import MLP
+from ntkfusion.models.mlp_module import MLP, by_position
 from ntkfusion.models.output import ModelOutput
 
 #: Dropout in front of a token classification, where the configuration has none: PyTorch's class does the same.
@@ -82,14 +84,14 @@ class SelfAttention(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B T d"]:
         """Attend to the visible positions; `start` is the place of the first of these tokens in the cache."""
-        parts = jnp.split(_dense(3 * self.config.hidden_size, self.config, "qkv")(x), 3, axis=-1)
+        parts = jnp.split(by_position(_dense(3 * self.config.hidden_size, self.config, "qkv"), x), 3, axis=-1)
         query, key, value = (part.reshape(*x.shape[:2], self.config.n_head, -1) for part in parts)
         key, value = self._stored("key", key, start), self._stored("value", value, start)
         scores = jnp.einsum("bqhe,bkhe->bhqk", query, key) * jnp.asarray(self.scale, x.dtype)
         weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(x.dtype).min), axis=-1)
-        weights = nn.Dropout(self.config.attn_pdrop)(weights, deterministic=deterministic)
+        weights = Dropout(self.config.attn_pdrop)(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhe->bqhe", weights, value).reshape(x.shape)
-        return _dense(self.config.hidden_size, self.config, "output")(mixed)
+        return by_position(_dense(self.config.hidden_size, self.config, "output"), mixed)
 
     def _stored(self, name: str, new: Float[Array, "B T H e"], start: Int[Array, ""]) -> Float[Array, "B S H e"]:
         """The cache with `new` in its place; without a cache, `new` is all there is."""
@@ -117,7 +119,7 @@ class Layer(nn.Module):
     ) -> Float[Array, "B T d"]:
         """Hidden states of the next layer."""
         config = self.config
-        drop = nn.Dropout(config.resid_pdrop, deterministic=deterministic)
+        drop = partial(Dropout(config.resid_pdrop), deterministic=deterministic)
         attention = SelfAttention(config, _attention_scale(config, self.index), name="attention")
         normalised = _layer_norm(x, config, "attention_norm")
         x = x + drop(attention(normalised, visible, start, deterministic=deterministic))
@@ -140,7 +142,7 @@ class GPT2(nn.Module):
         """Run the network; with `last_only` a language model's logits are those of the last position alone."""
         config = self.config
         embeddings = Embeddings(config, name="embeddings")
-        x = nn.Dropout(config.embd_pdrop)(embeddings(batch), deterministic=deterministic)
+        x = Dropout(config.embd_pdrop)(embeddings(batch), deterministic=deterministic)
         visible, start = self._visible(batch.attention_mask)
         for index in range(config.n_layer):
             x = Layer(config, index, name=f"layer_{index}")(x, visible, start, deterministic=deterministic)
@@ -161,7 +163,7 @@ class GPT2(nn.Module):
                 logits = _dense(2, config, "qa_outputs")(x)
             case _:
                 rate = _CLASSIFIER_DROPOUT if config.classifier_dropout is None else config.classifier_dropout
-                read = nn.Dropout(rate)(x, deterministic=deterministic)
+                read = Dropout(rate)(x, deterministic=deterministic)
                 logits = _dense(config.num_labels or 0, config, "classifier")(read)
         return ModelOutput(last_hidden_state=x, logits=logits)
 

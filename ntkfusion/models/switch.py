@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
-from ntkfusion.models.mlp_module import Routed, RoutedMLP
+from ntkfusion.models.dropout import Dropout
+from ntkfusion.models.mlp_module import Routed, RoutedMLP, by_position
 from ntkfusion.models.output import ModelOutput
 from ntkfusion.models.relative_positions import buckets
 from ntkfusion.models.switch_config import Side, SwitchConfig
@@ -87,14 +88,14 @@ class Attention(nn.Module):
         """Attend from `x` to `source`; `bias` is added to the scores (very negative to hide)."""
 
         def project(values: Float[Array, "B p d"], name: str) -> Float[Array, "B p H e"]:
-            projected = _dense(self.config.inner_size, self.config, name)(values)
+            projected = by_position(_dense(self.config.inner_size, self.config, name), values)
             return projected.reshape(*values.shape[:2], self.config.num_heads, self.config.d_kv)
 
         query, key, value = project(x, "query"), project(source, "key"), project(source, "value")
         weights = jax.nn.softmax(jnp.einsum("bqhe,bkhe->bhqk", query, key) + bias, axis=-1)
-        weights = nn.Dropout(self.config.dropout_rate)(weights, deterministic=deterministic)
+        weights = Dropout(self.config.dropout_rate)(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhe->bqhe", weights, value).reshape(*x.shape[:2], self.config.inner_size)
-        return _dense(self.config.hidden_size, self.config, "output")(mixed)
+        return by_position(_dense(self.config.hidden_size, self.config, "output"), mixed)
 
 
 class Layer(nn.Module):
@@ -117,7 +118,7 @@ class Layer(nn.Module):
         config = self.config
 
         def dropped(values: Float[Array, "B q d"]) -> Float[Array, "B q d"]:
-            return nn.Dropout(config.dropout_rate)(values, deterministic=deterministic)
+            return Dropout(config.dropout_rate)(values, deterministic=deterministic)
 
         read = _norm(x, config, "attention_norm")
         x = x + dropped(Attention(config, name="attention")(read, read, bias, deterministic=deterministic))
@@ -148,7 +149,7 @@ class Stack(nn.Module):
     ) -> tuple[Float[Array, "B q d"], tuple[Routed, ...]]:
         """Hidden states behind the last norm, and what the routers did."""
         config = self.config
-        drop = nn.Dropout(config.dropout_rate)
+        drop = Dropout(config.dropout_rate)
         bias = self._position_bias(x.shape[1]) + mask
         x = drop(x, deterministic=deterministic)
         before = 0 if self.side == "encoder" else config.num_encoder_layers
@@ -183,7 +184,7 @@ class ClassificationHead(nn.Module):
     def __call__(self, state: Float[Array, "B d"], *, deterministic: bool = True) -> Float[Array, "B C"]:
         """The logits."""
         config = self.config
-        drop = nn.Dropout(config.classifier_dropout)
+        drop = Dropout(config.classifier_dropout)
         hidden = _dense(config.hidden_size, config, "dense", use_bias=True)(drop(state, deterministic=deterministic))
         read = drop(jnp.tanh(hidden), deterministic=deterministic)
         return _dense(config.num_labels or 1, config, "out_proj", use_bias=True)(read)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from encoder_parity import random_weights
 import ntkfusion as nf
 from ntkfusion.models.albert_config import AlbertConfig
 from ntkfusion.models.batch import Batch
+from ntkfusion.models.dropout import Dropout
 from ntkfusion.models.encoder import Embeddings
 from ntkfusion.models.roberta_config import RobertaConfig
 
@@ -62,7 +62,7 @@ def test_expected_fraction_is_dropped_everywhere(name):
             deterministic=False,
             rngs={"dropout": key},
             mutable=["intermediates"],
-            capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+            capture_intermediates=lambda module, _: isinstance(module, Dropout),
         )[1]["intermediates"]
 
     dropped = [dropouts(run(jax.random.key(seed))) for seed in range(4)]

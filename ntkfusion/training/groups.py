@@ -101,7 +101,8 @@ def cluster_rates(model: Model) -> tuple[Group, ...]:
     """Rates 1/n_j for cluster j of blocks that carry cluster sizes as constants q_j = n_j (MLP Fusion's V1).
 
     Under plain gradient descent V1 then follows the original model's trajectory where its clusters are exact, momentum
-    included (methods.md 1.9.4, Theorem 2): ∂L/∂c_j = n_j ∂L/∂θ_i for every member i.
+    included (methods.md 1.9.4, Theorem 2): ∂L/∂c_j = n_j ∂L/∂θ_i for every member i. The recipe has to leave gradients
+    as they are: no clipping (V1's norm is another one), no decay (the rates scale it too).
 
     Args:
         model: the compressed model.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping
 from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkfusion.data.task import Task
-from ntkfusion.errors import NonFiniteLossError
+from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
 from ntkfusion.training.batches import Minibatch, minibatches
@@ -86,8 +88,9 @@ class Run:
         """
         trained, frozen = split(self.model.params, self.groups)
         state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
+        progress = dataclasses.replace(progress, run=self.digest(trained, frozen))
         if self.store is not None and self.store.step is not None:
-            state, progress = self.store.restore(state, trained)
+            state, progress = self._restored(self.store, state, progress)
         if progress.finished:
             return state, progress
         config, recipe = self.model.config, self.recipe
@@ -109,6 +112,27 @@ class Run:
             if progress.finished:
                 break
         return state, progress
+
+    def _restored(self, store: StateStore, state: TrainState, fresh: Progress) -> tuple[TrainState, Progress]:
+        if store.run != fresh.run:
+            raise InputError(
+                "the state store holds another run: model, examples, recipe, groups or seed differ from this one's; go "
+                "on with the same ones, or use an empty folder"
+            )
+        return store.restore(state, fresh.best)
+
+    def digest(self, trained: Flat, frozen: Flat) -> str:
+        """What the run depends on, in short: all numbers that two runs with the same result share."""
+        found = hashlib.blake2b(digest_size=16)
+        rates = rates_of([*trained, *frozen], self.groups)
+        found.update(repr((self.recipe, self.seed, self.model.config, sorted(map(str, rates.items())))).encode())
+        train = self.data.sets["train"]
+        for array in (np.concatenate(train.ids), train.lengths, train.labels):
+            found.update(array.tobytes())
+        for path, leaf in sorted((trained | frozen | flatten(self.model.constants)).items()):
+            found.update(path.encode())
+            found.update(np.asarray(leaf).tobytes())
+        return found.hexdigest()
 
     def _check(self, batch: Minibatch, measured: Measured, state: TrainState, progress: Progress) -> None:
         if not bool(measured.finite):
@@ -146,7 +170,7 @@ class Run:
         ended = step == self.num_updates or (patience is not None and stale >= patience)
         # copied: the next update takes over the state's memory
         best = jax.tree.map(jnp.copy, state.params) if better else progress.best
-        return Progress(best, history, step if better else progress.best_step, stale, ended)
+        return Progress(best, history, step if better else progress.best_step, stale, ended, progress.run)
 
     @property
     def first(self) -> str:

@@ -25,6 +25,7 @@ class Progress:
         best_step: updates done at the best evaluation.
         stale: evaluations since then.
         finished: whether training has ended.
+        run: a digest of everything the run depends on, from `Run.digest`.
     """
 
     best: Flat
@@ -32,6 +33,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     finished: bool = False
+    run: str = ""
 
 
 class StateStore:
@@ -53,6 +55,12 @@ class StateStore:
     def step(self) -> int | None:
         """Updates done at the last save; None without one."""
         return self._manager.latest_step()
+
+    @property
+    def run(self) -> str:
+        """The digest of the run that was saved last."""
+        found = self._manager.restore(self.step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))
+        return found["facts"].get("run", "")
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save; nothing is written if this step is saved already.

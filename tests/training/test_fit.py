@@ -103,6 +103,11 @@ def test_a_run_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_pa
     assert (rest.best_step, rest.num_updates) == (whole.best_step, 8)
     # a run that has ended does no update more
     again = fit(model, task, WHOLE, seed=1, trackers=[Told(9)], store=store)
+    # nor is another run taken for it
+    other = dataclasses.replace(model, params=jax.tree.map(lambda leaf: 2 * leaf, model.params))
+    for changed in ({"seed": 2}, {"recipe": dataclasses.replace(WHOLE, b1=0.8)}, {"model": other}):
+        with pytest.raises(InputError, match="holds another run"):
+            fit(**{"model": model, "task": task, "recipe": WHOLE, "seed": 1, "store": store} | changed)
     store.close()
     assert is_same(again.model, whole.model)
     # and chance comes from the seed

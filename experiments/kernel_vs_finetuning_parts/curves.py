@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import islice
 from typing import Any
 
@@ -10,8 +9,7 @@ from kernel_distance_parts.store import Job
 
 from kernel_vs_finetuning_parts.lab import Lab
 from kernel_vs_finetuning_parts.options import NONE, Options
-from kernel_vs_finetuning_parts.runs import Case
-from ntkfusion.compression.registry import build_method
+from kernel_vs_finetuning_parts.runs import Case, settings
 from ntkfusion.training.batches import minibatches
 from ntkfusion.training.linearised import curve_distance, linearised_training
 from ntkfusion.training.run import Data
@@ -25,15 +23,7 @@ def curve_cases(options: Options) -> list[Case]:
 
 def curve_job(options: Options, lab: Lab, case: Case) -> Job:
     """The curves with everything they depend on."""
-    settings = {
-        "model": options.model,
-        "examples": lab.digest,
-        "recipe": dataclasses.asdict(options.recipe(case.task)),
-        "method": case.method if case.method == NONE else repr(build_method(case.method, case.width)),
-        "seed": case.seed,
-        "updates": options.linearised_updates,
-    }
-    return Job("curves", case.name, settings)
+    return Job("curves", case.name, settings(options, lab, case) | {"updates": options.linearised_updates})
 
 
 def curves(lab: Lab, case: Case) -> dict[str, Any]:

@@ -46,15 +46,19 @@ def cases(options: Options) -> list[Case]:
 
 def job(options: Options, lab: Lab, case: Case) -> Job:
     """The run with everything its result depends on."""
-    settings = {
+    measured = {"measured on": [options.tokens, options.kernel_texts, options.kernel_length]}
+    return Job("runs", case.name, settings(options, lab, case) | measured)
+
+
+def settings(options: Options, lab: Lab, case: Case) -> dict[str, Any]:
+    """What training depends on."""
+    return {
         "model": options.model,
         "examples": lab.digest,
         "recipe": dataclasses.asdict(options.recipe(case.task)),
         "method": case.method if case.method == NONE else repr(build_method(case.method, case.width)),
         "seed": case.seed,
-        "measured on": [options.tokens, options.kernel_texts, options.kernel_length],
     }
-    return Job("runs", case.name, settings)
 
 
 def run(lab: Lab, measures: Measures, case: Case) -> dict[str, Any]:

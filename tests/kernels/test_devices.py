@@ -55,6 +55,7 @@ def check(output: str) -> None:
         assert float(difference) <= 1e-13, name
 
 
+@pytest.mark.slow  # minutes of compilation; two devices in two processes run by default
 def test_eight_devices_equal_one():
     (output,) = finished([start(8)])
     assert "devices 8 processes 1" in output

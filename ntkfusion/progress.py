@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -25,17 +26,15 @@ Advance = Callable[[str, int], None]
 @contextmanager
 def progress_bar(total: int) -> Iterator[Advance]:
     """A bar of `total` steps; yields a function ``advance(what_now, steps_done)``."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _display(TimeElapsedColumn()) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda description, done: progress.update(task, description=description, completed=done)
+
+
+def _display(*more: ProgressColumn) -> Progress:
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *more)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class TrainingBar:
@@ -95,14 +94,5 @@ class BarTracker:
 @contextmanager
 def training_bar() -> Iterator[TrainingBar]:
     """The live line of a training run on standard error."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _display(TextColumn("{task.fields[numbers]}"), TimeRemainingColumn()) as progress:
         yield TrainingBar(progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,17 +92,26 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
     """
     if isinstance(sentences, str) or not sentences:
         raise InputError("give a list of at least one sentence")
+    encoded = tokenizer_output(model, list(sentences), max_length=max_length, return_special_tokens_mask=True)
+    return encoded["input_ids"], encoded["special_tokens_mask"]
+
+
+def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **options: bool) -> Mapping[str, Any]:
+    """What the tokenizer makes of texts, or of pairs of them, cut to `max_length` or to the model's positions.
+
+    Raises:
+        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
+    """
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
-    encoded = model.tokenizer(list(sentences), truncation=True, max_length=length, return_special_tokens_mask=True)
-    encodings: list[list[int]] = encoded["input_ids"]
-    largest = max(max(ids, default=0) for ids in encodings)
+    encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
+    largest = max(max(ids, default=0) for ids in encoded["input_ids"])
     if largest >= model.config.vocab_size:
         raise InputError(
             f"{model.source}: the tokenizer gives id {largest}, the model has {model.config.vocab_size} embeddings"
         )
-    return encodings, encoded["special_tokens_mask"]
+    return encoded
 
 
 def unseen_sentences(model: Model, sentences: Sequence[str], others: Sequence[str], *, max_length: int) -> list[str]:

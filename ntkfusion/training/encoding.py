@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from ntkfusion.data.inputs import tokenizer_output
 from ntkfusion.data.task import Examples
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
@@ -83,17 +84,9 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> Encoded:
     Raises:
         InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
     """
-    if model.tokenizer is None:
-        raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
-    length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
     second = None if examples.second is None else list(examples.second)
-    encoded = model.tokenizer(list(examples.first), second, truncation=True, max_length=length)
+    encoded = tokenizer_output(model, list(examples.first), second, max_length=max_length)
     ids: list[list[int]] = encoded["input_ids"]
-    largest = max(max(row, default=0) for row in ids)
-    if largest >= model.config.vocab_size:
-        raise InputError(
-            f"{model.source}: the tokenizer gives id {largest}, the model has {model.config.vocab_size} embeddings"
-        )
     if not all(ids):
         raise InputError(f"example {next(i for i, row in enumerate(ids) if not row)} has no tokens")
     types = encoded.get("token_type_ids") if "token_type_ids" in model.tokenizer.model_input_names else None

@@ -8,21 +8,20 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.data.task import Examples, hold_out
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Minibatch, minibatches
+from ntkfusion.training.batches import minibatches
 from ntkfusion.training.encoding import Encoded, encode
 from ntkfusion.training.evaluate import padded_lengths
 from ntkfusion.training.groups import Flat, unflatten
 from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
-from ntkfusion.training.optimizer import build_optimizer, learning_rate
+from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.run import Pace
-from ntkfusion.training.step import Fixed, Measured, Step, dropout_key, first_state, make_step
+from ntkfusion.training.run import Account
+from ntkfusion.training.step import Fixed, Step, dropout_key, first_state, make_step
 from ntkfusion.training.trackers import Several, Tracker
 
 #: Adam at a constant rate, one epoch, nothing else (methods.md 1.5).
@@ -139,12 +138,12 @@ class _Tuning:
         recipe, pair, count = self.recipe, self.pair, self.recipe.num_updates(len(self.texts))
         before = self._measure(pair.trained, 0, tracker)
         state, fixed = first_state(pair.trained, build_optimizer(recipe, count)), self._fixed()
-        step, pace = _step(pair.shapes, recipe, count), Pace()
+        step, told = _step(pair.shapes, recipe, count), Account(recipe, count)
         for batch in minibatches(self.texts, recipe, self.buckets, seed=self.seed):
             state, measured = step(state, fixed, token_batch(batch.arrays))
             if not bool(measured.finite):
                 raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
-            tracker.log(batch.step + 1, _values(batch, measured, recipe, count) | {"seconds": pace.lap()})
+            tracker.log(batch.step + 1, told.values(batch, measured))
         after = self._measure(state.params, count, tracker)
         return state.params, LayerReport(before, after, len(self.held_out), count)
 
@@ -156,15 +155,6 @@ class _Tuning:
         found = mean_errors(self.pair, params, self.held_out, self.recipe.batch_size, self.buckets)
         tracker.log(step, {"held_out/loss": sum(found) / len(found)})
         return found
-
-
-def _values(batch: Minibatch, measured: Measured, recipe: Recipe, num_updates: int) -> dict[str, float]:
-    return {
-        "loss": float(measured.loss),
-        "gradient_norm": float(measured.gradient_norm),
-        "learning_rate": float(jnp.asarray(learning_rate(recipe, num_updates)(batch.step))),
-        "tokens": float(batch.num_tokens),
-    }
 
 
 @lru_cache(maxsize=8)

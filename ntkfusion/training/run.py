@@ -88,27 +88,28 @@ class Run:
         """
         trained, frozen = split(self.model.params, self.groups)
         state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
-        progress = dataclasses.replace(progress, run=self.digest(trained, frozen))
-        if self.store is not None and self.store.step is not None:
-            state, progress = self._restored(self.store, state, progress)
+        if self.store is not None:
+            progress = dataclasses.replace(progress, run=self.digest(trained, frozen))
+            if self.store.step is not None:
+                state, progress = self._restored(self.store, state, progress)
         if progress.finished:
             return state, progress
         config, recipe = self.model.config, self.recipe
         step = task_step(config, recipe.of_one_update(), self.num_updates, self.task.is_regression)
         rates = rates_of(list(flatten(self.model.params)), self.groups)
         fixed = Fixed(frozen, self.model.constants, dropout_key(self.seed), own_rates(rates))
-        pace, due = Pace(), self.evaluations()
+        told, due = Account(recipe, self.num_updates), self.evaluations()
         for batch in minibatches(
             self.data.sets["train"], recipe, self.data.buckets, seed=self.seed, start=int(state.step)
         ):
             state, measured = step(state, fixed, batch.arrays)
             self._check(batch, measured, state, progress)
-            self.tracker.log(batch.step + 1, self._values(batch, measured, pace))
+            self.tracker.log(batch.step + 1, told.values(batch, measured))
             if batch.step + 1 in due:
                 progress = self.evaluated(state, progress, frozen)
             if batch.step + 1 in due or (batch.step + 1) % self.save_steps == 0:
                 self.save(state, progress)
-                pace.lap()  # seconds are those of updates
+                told.start()  # seconds are those of updates
             if progress.finished:
                 break
         return state, progress
@@ -138,15 +139,6 @@ class Run:
         if not bool(measured.finite):
             self.save(state, progress)
             raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
-
-    def _values(self, batch: Minibatch, measured: Measured, pace: Pace) -> dict[str, float]:
-        return {
-            "loss": float(measured.loss),
-            "gradient_norm": float(measured.gradient_norm),
-            "learning_rate": float(jnp.asarray(learning_rate(self.recipe, self.num_updates)(batch.step))),
-            "tokens": float(batch.num_tokens),
-            "seconds": pace.lap(),
-        }
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save where there is a place to."""
@@ -191,13 +183,26 @@ def task_step(config: ModelConfig, recipe: Recipe, num_updates: int, is_regressi
     return make_step(loss, build_optimizer(recipe, num_updates), recipe)
 
 
-class Pace:
-    """Seconds from one call to the next."""
+class Account:
+    """What trackers are told of every update."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe, num_updates: int) -> None:
+        """Begin now."""
+        self._rate = learning_rate(recipe, num_updates)
+        self.start()
+
+    def start(self) -> None:
+        """Count the next update's seconds from here."""
         self._last = time.perf_counter()
 
-    def lap(self) -> float:
-        """Seconds since the last call."""
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before
+    def values(self, batch: Minibatch, measured: Measured) -> dict[str, float]:
+        """Loss, gradient norm, rate, tokens, and seconds since the last update or `start`."""
+        numbers = {
+            "loss": float(measured.loss),
+            "gradient_norm": float(measured.gradient_norm),
+            "learning_rate": float(jnp.asarray(self._rate(batch.step))),
+            "tokens": float(batch.num_tokens),
+        }
+        before = self._last
+        self.start()
+        return numbers | {"seconds": self._last - before}

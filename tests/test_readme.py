@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import ntkfusion as nf
 from ntkfusion.compression.registry import METHODS
 
@@ -26,6 +28,17 @@ def test_the_script_of_the_theory_checks_bounds(capsys):
     code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "theory.md").read_text("utf-8"), re.DOTALL))
     exec(compile(code, "theory.md", "exec"), {})
     assert 1 <= float(capsys.readouterr().out.split("measured ")[1].split("\n")[0]) < 10
+
+
+@pytest.mark.slow
+def test_the_training_page_runs(tmp_path, monkeypatch, capsys):
+    rows = [f"an {word} film {number},{word}" for number in range(20) for word in ("awful", "admirable")]
+    (tmp_path / "reviews.csv").write_text("\n".join(["sentence,mood", *rows]))
+    monkeypatch.chdir(tmp_path)
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text("utf-8"), re.DOTALL))
+    exec(compile(code, "training.md", "exec"), {})
+    assert "accuracy" in capsys.readouterr().out
+    assert nf.load_model(str(tmp_path / "reviews-model")).config.num_labels == 2
 
 
 def test_every_link_leads_somewhere():

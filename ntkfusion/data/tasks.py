@@ -54,13 +54,13 @@ def load_task(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed
 
 def read_task(
     train: str | os.PathLike[str],
-    dev: str | os.PathLike[str] | None,
-    test: str | os.PathLike[str] | None,
+    dev: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
     *,
-    text: str,
-    pair: str | None,
-    label: str,
-    name: str,
+    text: str = "text",
+    pair: str | None = None,
+    label: str = "label",
+    name: str = "mine",
     regression: bool | None = None,
     seed: int = 0,
 ) -> Task:
@@ -72,11 +72,11 @@ def read_task(
     Args:
         train: the file to train on.
         dev: the file that chooses; None takes a random tenth of train, the same share of every class.
-        test: the file to be looked at once.
+        test: the file to be looked at once, if there is one.
         text: the column of text.
         pair: the column of what it is compared with, in a task on pairs.
         label: the column of labels.
-        name: of the task.
+        name: of the task, for people.
         regression: whether labels are scores; None decides: numbers that are not all whole ones are.
         seed: of the tenth.
 

@@ -151,7 +151,13 @@ def _check_folder(folder: Path, options: Finetune) -> None:
     if not (folder / MARKER).exists() or not (folder / REQUEST).exists():
         raise OutputExistsError(f"{folder} holds no run of ntkfusion finetune that --resume could go on with")
     before, now = json.loads((folder / REQUEST).read_text(encoding="utf-8")), request_of(options)
-    changed = [name for name in now if before.get(name) != now[name]]
+    changed = [name for name in now if before.get(name) != now[name] and not (name == "seeds" and _more(before, now))]
     if changed:
         shown = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
         raise OutputExistsError(f"{folder} holds a run with other options ({shown}); --resume goes on with the same")
+
+
+def _more(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether seeds were added; the smallest one chooses the examples."""
+    old, new = set(before.get("seeds", ())), set(now["seeds"])
+    return old <= new and min(old, default=None) == min(new)

@@ -184,7 +184,7 @@ class Finetune:
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         tensorboard: Write event files too (needs tensorboardX).
         out: Folder for the results; by default results/finetune-NAME-TASK.
-        resume: Go on with an interrupted run in that folder; what it has done is not done again.
+        resume: Go on with an interrupted run in that folder, or add seeds; what it has done is not done again.
         overwrite: Replace an earlier result in that folder.
     """
 

@@ -137,6 +137,21 @@ def test_other_options_cannot_resume(folder, table, tmp_path):
         make_plan(options(folder, table, out=out))
 
 
+@pytest.mark.parametrize(("seeds", "fits"), [((0, 3), True), ((3, 1, 0), True), ((3,), False)])
+def test_seeds_can_be_added(folder, table, tmp_path, seeds, fits):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".ntkfusion").touch()
+    for name in ("request.json", "results.json"):
+        (out / name).write_text(json.dumps(finetune_job.request_of(options(folder, table, seeds=(0, 3)[: 1 + fits]))))
+    again = options(folder, table, out=out, resume=True, seeds=seeds)
+    if fits:
+        assert make_plan(again).options.seeds == seeds
+        return
+    with pytest.raises(OutputExistsError, match="--seeds was"):
+        make_plan(again)
+
+
 def test_a_folder_of_others_is_left_alone(folder, table, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     for more in ({"overwrite": True}, {"resume": True}):

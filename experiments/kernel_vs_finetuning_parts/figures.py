@@ -12,6 +12,7 @@ from kernel_distance_parts.labels import place_labels
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kernel_vs_finetuning_parts.measures import MEASURES
 from kernel_vs_finetuning_parts.options import NONE, Options
@@ -59,6 +60,10 @@ def _draw(axis: Axes, options: Options, chosen: Sequence[Point], measure: str) -
         if point.width == options.widths[0]:
             labels[point.method] = (x, y)
     axis.set_xscale("log")
+    # a label at every tick of an axis of one or two decades would cover the next one
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"≥ {value:g}" if value == CEILING else f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(0.12)
     if labels:
         place_labels(axis, labels, at, hue, lambda name: name.startswith("ntk-fusion"))

@@ -66,10 +66,11 @@ def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
         rows.append([point.method, width, *scores, *measures, str(len(point.values["dev"]))])
     metric = chosen[0].metric if chosen else "score"
     recipe = options.recipe(task)
+    passes = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     note = (
         f"Scores: {metric} on dev, mean over seeds ± half of Student's 95 % interval. Without training: the trained "
         "original of the same seed, compressed. After fine-tuning: the compressed pretrained model after "
-        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of at most {options.max_train} examples, batches of {recipe.batch_size}, rate "
+        f"{passes} of at most {options.max_train} examples, batches of {recipe.batch_size}, rate "
         f"{recipe.learning_rate:g}; the last update's parameters. Errors of the compressed pretrained model before "
         f"training, relative Frobenius: blocks on {options.tokens} dev tokens, kernels traced over outputs, means over "
         f"layers; network on {options.kernel_texts} dev texts, two random readouts, all parameters."

@@ -9,13 +9,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 import ntkfusion as nf
 from ntkfusion import finetune_job
 from ntkfusion.cli import main
 from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.finetune_job import Finetuned, SeedResult
 from ntkfusion.finetune_plan import make_plan
 from ntkfusion.options import Finetune
+from ntkfusion.reporting.finetuning import print_finetuning
 from ntkfusion.training import fit as fit_module
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
@@ -164,3 +167,23 @@ def test_probe_trains_the_head_alone(folder, table, tmp_path):
     model = finetune_job.with_head(nf.load_model(folder), plan, seed=0)
     trained, _ = nf.training.groups.split(model.params, finetune_job.groups_of(plan, model))
     assert sorted(trained) == ["classifier/bias", "classifier/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "looks", "said"),
+    [({}, 3, "chose the evaluation that is kept"), ({}, 1, "chose nothing"), ({"keep": "last"}, 3, "chose nothing"),
+     ({"keep": "last", "patience": 1}, 3, "chose when to stop")],
+)  # fmt: skip
+def test_what_the_dev_set_chose_is_said(capsys, changed, looks, said):
+    """And the table of two metrics fits a terminal of 80 columns."""
+    scores = {"spearman": -0.5, "pearson": 0.25}
+    history = [{"step": float(step), **scores} for step in range(looks)]
+    seeds = tuple(SeedResult(seed, scores, {}, scores, scores, history, 1, 3, 9, 0.5, 100) for seed in (0, 1))
+    task = {"name": "mine", "examples": {"train": 8, "dev": 2}, "source": "mine.csv"}
+    conditions = {"task": task, "recipe": dataclasses.asdict(nf.Recipe(**changed))}
+    print_finetuning(Finetuned(seeds, conditions, tuple(scores)), Path("out"), Console(width=80))
+    out = capsys.readouterr().out
+    assert said in out
+    assert "-0.500 ±" in out
+    assert "…" not in out
+    assert "200 tokens/s" in out

@@ -30,7 +30,7 @@ class Lab:
         """Read the task; the model is loaded when it is needed."""
         self.options, self.name = options, name
         whole = load_task(name, seed=0)
-        self.task: Task = whole.subsampled(train=options.max_train, dev=None, seed=0)
+        self.task: Task = whole.subsampled(train=options.examples(name), dev=None, seed=0)
 
     @cached_property
     def original(self) -> Model:

@@ -29,6 +29,9 @@ METHODS = (
 #: Passes over the training examples: small tasks need more of them.
 EPOCHS = {"sst2": 1, "qnli": 1, "mnli": 1, "cola": 2, "mrpc": 2, "rte": 3, "stsb": 3}
 
+#: At most so many training examples: pairs are several times as long as sentences.
+EXAMPLES = {"mrpc": 2048, "rte": 2048, "stsb": 2048}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -40,7 +43,7 @@ class Options:
         widths: kept fractions of the neurons, in every layer.
         seeds: of compression, head, order of examples and dropout.
         model: `minilm`, a checkpoint folder or a hub id.
-        max_train: training examples of a task, a random subset of larger ones.
+        max_train: training examples of a task, a random subset of larger ones; tasks on pairs have at most 2048.
         learning_rate: the largest rate.
         batch_size: examples per update.
         max_length: texts are cut to so many tokens.
@@ -92,6 +95,10 @@ class Options:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
+
+    def examples(self, task: str) -> int:
+        """Training examples of a task, unless it has fewer."""
+        return min(self.max_train, EXAMPLES.get(task, self.max_train))
 
     def recipe(self, task: str) -> Recipe:
         """How a task is learned; the last update's parameters are judged, so that the dev set chooses nothing."""

@@ -70,7 +70,7 @@ def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
     note = (
         f"Scores: {metric} on dev, mean over seeds ± half of Student's 95 % interval. Without training: the trained "
         "original of the same seed, compressed. After fine-tuning: the compressed pretrained model after "
-        f"{passes} of at most {options.max_train} examples, batches of {recipe.batch_size}, rate "
+        f"{passes} of at most {options.examples(task)} examples, batches of {recipe.batch_size}, rate "
         f"{recipe.learning_rate:g}; the last update's parameters. Errors of the compressed pretrained model before "
         f"training, relative Frobenius: blocks on {options.tokens} dev tokens, kernels traced over outputs, means over "
         f"layers; network on {options.kernel_texts} dev texts, two random readouts, all parameters."

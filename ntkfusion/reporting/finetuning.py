@@ -59,21 +59,23 @@ def _columns(found: Finetuned) -> list[tuple[str, str]]:
 
 
 def finetuning_table(found: Finetuned) -> Table:
-    """A row per seed; with several of them their mean and its 95 % interval."""
-    table, columns = Table(show_edge=False), _columns(found)
-    table.add_column("seed")
-    for split, name in columns:
-        table.add_column(f"{name}, {_TITLES[split]}", justify="right")
-    for name in ("best at update", "updates", "tokens/s"):
+    """A row per seed and metric; with several seeds their means with 95 % intervals."""
+    table, splits = Table(show_edge=False), list(dict.fromkeys(split for split, _ in _columns(found)))
+    for name in ("seed", "metric"):
+        table.add_column(name)
+    for name in (*(_TITLES[split] for split in splits), "best at update"):
         table.add_column(name, justify="right")
     for seed in found.seeds:
-        scores = [f"{getattr(seed, split)[name]:.3f}" for split, name in columns]
-        pace = f"{seed.tokens / seed.seconds:,.0f}" if seed.seconds else "–"
-        table.add_row(str(seed.seed), *scores, str(seed.best_step), str(seed.num_updates), pace)
+        facts = (str(seed.seed), f"{seed.best_step} of {seed.num_updates}")
+        for metric in found.metrics:
+            scores = [show_mean([getattr(seed, split)[metric]]) for split in splits]
+            table.add_row(facts[0], metric, *scores, facts[1])
+            facts = ("", "")
     if len(found.seeds) > 1:
-        means = [show_mean([getattr(seed, split)[name] for seed in found.seeds]) for split, name in columns]
         table.add_section()
-        table.add_row("mean", *means, "", "", "")
+        for metric in found.metrics:
+            means = [show_mean([getattr(seed, split)[metric] for seed in found.seeds]) for split in splits]
+            table.add_row("mean", metric, *means, "")
     return table
 
 
@@ -135,13 +137,26 @@ def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
     task = found.conditions["task"]
     sizes = ", ".join(f"{count:,} {name}" for name, count in task["examples"].items() if count)
     console.print(finetuning_table(found))
-    chosen = "the dev set chose the evaluation that is kept, so its score is that much too good"
+    several = len(found.seeds) > 1
+    spread = "± is half of Student's 95 % interval for the mean over seeds" if several else "One seed: no interval"
     lines = [
         f"Task: {task['name']}, {sizes} examples ({task['source']}).",
-        "± is half of Student's 95 % interval for the mean over seeds; " + chosen + "."
-        if len(found.seeds) > 1
-        else f"One seed: no interval; {chosen}.",
+        f"{spread}{_choice(found)}.",
+        f"Pace: {_pace(found)} tokens/s, padding not counted.",
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     ]
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _choice(found: Finetuned) -> str:
+    """What the dev set decided."""
+    recipe = found.conditions["recipe"]
+    if recipe["keep"] == "best" and any(len(seed.history) > 1 for seed in found.seeds):
+        return "; the dev set chose the evaluation that is kept, so its score is that much too good"
+    return "; the dev set chose when to stop" if recipe["patience"] else "; the dev set chose nothing"
+
+
+def _pace(found: Finetuned) -> str:
+    seconds = sum(seed.seconds for seed in found.seeds)
+    return f"{sum(seed.tokens for seed in found.seeds) / seconds:,.0f}" if seconds else "–"

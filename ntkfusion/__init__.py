@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ntkfusion._version import __version__
 
 if TYPE_CHECKING:
+    from ntkfusion.allocator import keep_freed_memory
     from ntkfusion.checkpoints.load import load_model
     from ntkfusion.checkpoints.save import save_model
     from ntkfusion.clustering.kmeans import KMeansResult, kmeans, kmeans_batch
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from ntkfusion.training.store import StateStore
 
 _HOMES = {
+    "keep_freed_memory": "allocator",
     "fit": "training.fit",
     "Fit": "training.fit",
     "Recipe": "training.recipe",
@@ -267,6 +269,7 @@ __all__ = [
     "fit",
     "full_kernel_distance",
     "generate",
+    "keep_freed_memory",
     "kernel_distance",
     "kmeans",
     "kmeans_batch",

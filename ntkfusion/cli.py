@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ntkfusion._version import __version__
+from ntkfusion.allocator import keep_freed_memory
 from ntkfusion.errors import NTKFusionError
 from ntkfusion.options import Compare, Compress, Convert, Finetune, Inspect, Kernel, Verify
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments in (["--version"], ["-V"]):
         print(f"ntkfusion {__version__}")
         return
+    options: Any = None
     try:
         options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
         with Interrupts() as interrupts:
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"ntkfusion: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("ntkfusion: interrupted, nothing is left half-written", file=sys.stderr)
+        more = "; --resume goes on with it" if isinstance(options, Finetune) else ""
+        print(f"ntkfusion: interrupted, nothing is left half-written{more}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
@@ -60,6 +63,8 @@ def command() -> None:
 
     Threads of XLA may still compute then, and would crash in the ruins of the interpreter if it were taken down first.
     """
+    if sys.argv[1:2] == ["finetune"]:
+        keep_freed_memory()
     try:
         main()
     except SystemExit as ending:

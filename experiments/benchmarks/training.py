@@ -3,7 +3,8 @@
 Run it: ``NTKFUSION_DATA_DIR=DATA uv run --extra test experiments/benchmarks/training.py`` (Linux; without the data the
 packaged sentences are used). Both sides do the same updates: the batches of `fit` in its padded lengths, forward pass
 with dropout, backward pass, clipping, AdamW with decay on matrices; the same number of threads. PyTorch runs in train
-mode with its default attention and the faster of its two AdamWs (fused, foreach). The first update of each padded
+mode with its default attention and two AdamWs (fused, foreach). The process keeps freed memory, as `ntkfusion finetune`
+does, which serves both sides; ``--default-allocator`` leaves glibc as it is. The first update of each padded
 length, which compiles, is not counted. Memory is the peak of a process of its own, above what its imports hold.
 """
 
@@ -26,6 +27,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ntkfusion.allocator import keep_freed_memory
+
 Contestant = Literal["ours", "ours, fused", "transformers"]
 CONTESTANTS: tuple[Contestant, ...] = ("ours", "ours, fused", "transformers")
 Batches = list[dict[str, np.ndarray]]
@@ -41,6 +44,7 @@ class Options:
         batch_size: sentences per update.
         width: kept fraction of the neurons of the compressed model.
         threads: of PyTorch; XLA takes all cores the process may use.
+        default_allocator: whether freed memory goes back to the system.
         memory_of: for the benchmark's own processes.
         memory_batches: likewise.
     """
@@ -50,6 +54,7 @@ class Options:
     batch_size: int = 32
     width: float = 0.25
     threads: int = len(os.sched_getaffinity(0))
+    default_allocator: bool = False
     memory_of: Contestant | None = None
     memory_batches: Path | None = None
 
@@ -161,6 +166,7 @@ def memory(contestant: Contestant, file: Path, options: Options) -> list[float]:
     """Peak bytes of a process above what its imports hold: model and first pass, and a later pass."""
     words = [sys.executable, __file__, "--memory-of", contestant, "--memory-batches", str(file)]
     words += ["--width", str(options.width), "--threads", str(options.threads)]
+    words += ["--default-allocator"] if options.default_allocator else []
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -201,6 +207,7 @@ def status(key: str) -> float:
 
 def main(options: Options) -> None:
     """Measure and print the table."""
+    kept = not options.default_allocator and keep_freed_memory()
     if options.memory_of is not None:
         measure_memory(options)
         return
@@ -227,7 +234,8 @@ def main(options: Options) -> None:
         f"operations of the compressed model: {ratio:.2f} of the full one's; batches: {counts}; {tokens} tokens"
     )
     console.print(
-        f"{options.threads} threads; load {os.getloadavg()[0]:.1f}; medians of {options.repeats} interleaved passes"
+        f"{options.threads} threads; load {os.getloadavg()[0]:.1f}; medians of {options.repeats} interleaved passes; "
+        f"freed memory {'kept' if kept else 'given back'}"
     )
     with tempfile.TemporaryDirectory() as folder:
         named = {f"{name}/{place}": array for place, arrays in enumerate(batches) for name, array in arrays.items()}

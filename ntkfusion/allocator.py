@@ -1,0 +1,36 @@
+"""Memory that XLA gives back and asks for again at every call need not go through the operating system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+#: Parameters of glibc's ``mallopt`` (malloc.h) and their values: one arena, no block of its own from the system,
+#: nothing returned to it, at least 64 MiB asked for at a time.
+_SETTINGS = {
+    "M_ARENA_MAX": (-8, 1),
+    "M_MMAP_MAX": (-4, 0),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 2**26),
+}
+
+
+def keep_freed_memory() -> bool:
+    """Make this process keep freed memory for itself, so that training on a CPU is up to a quarter faster.
+
+    A compiled program takes its temporary arrays (hundreds of megabytes in training) from malloc at every call and
+    frees them behind it. glibc returns blocks of that size to Linux, which hands them out again page by page, zeroed.
+    With this they stay: the process never shrinks again. To be called before JAX is imported, whose threads have memory
+    of their own otherwise; `ntkfusion finetune` does so.
+
+    Returns:
+        Whether the allocator took it: False without glibc, after JAX was imported, or where the environment has
+        settings of its own (``MALLOC_…``, ``GLIBC_TUNABLES``), which are left alone.
+    """
+    own = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
+    if own or "jaxlib" in sys.modules or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(parameter, value) == 1 for parameter, value in _SETTINGS.values())

@@ -31,6 +31,8 @@ from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_
 
 #: Texts of the training set that a compression method may look at.
 CALIBRATION_TEXTS = 2000
+#: What layer-wise tuning measured at every update.
+TUNING_LINES = "tuning.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +179,11 @@ def _start(plan: FinetunePlan, original: Model, seed: int, folder: Path, bar: Tr
 
 def _tuned(plan: FinetunePlan, original: Model, small: Model, seed: int, folder: Path, bar: TrainingBar) -> Model:
     recipe, texts = layer_recipe(plan.recipe), plan.task.train
-    tracker = bar.tracker(f"seed {seed}, layers", recipe.num_updates(len(texts)), 0)
-    teacher = with_head(original, plan, seed)
-    tuned, report = tune_layers(small, teacher, texts, recipe, held_out=plan.task.dev, seed=seed, trackers=[tracker])
+    (folder / TUNING_LINES).unlink(missing_ok=True)  # an interrupted one begins anew
+    bar_line = bar.tracker(f"seed {seed}, layers", recipe.num_updates(len(texts)), 0)
+    trackers, teacher = [bar_line, JsonLines(folder / TUNING_LINES)], with_head(original, plan, seed)
+    tuned, report = tune_layers(small, teacher, texts, recipe, held_out=plan.task.dev, seed=seed, trackers=trackers)
+    trackers[1].close()
     _write(folder / "tuning.json", {"loss_before": report.loss_before, "loss_after": report.loss_after})
     return tuned
 

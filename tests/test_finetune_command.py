@@ -50,10 +50,11 @@ def command(*words):
 def test_one_command_gives_scores_curves_and_a_model(folder, table, tmp_path, capsys):
     out = tmp_path / "run"
     words = ("finetune", folder, "--task", "days", "--train", table, "--test", table, *WORDS)
-    command(*words, "--compress", "mlp-fusion", "--width", "0.5", "--seeds", "0", "1", "--out", out)
+    command(*words, "--compress", "mlp-fusion", "--width", "0.5", "--tune-layers", "--seeds", "0", "1", "--out", out)
     printed = capsys.readouterr().out
     assert "mean" in printed
     assert "40 test" in printed
+    assert "hidden states from the original's" in printed
     results = json.loads((out / "results.json").read_text())
     assert [seed["seed"] for seed in results["seeds"]] == [0, 1]
     assert results["summary"]["dev"]["accuracy"]["seeds"] == 2
@@ -67,6 +68,9 @@ def test_one_command_gives_scores_curves_and_a_model(folder, table, tmp_path, ca
     lines = [json.loads(line) for line in (out / "seed-0" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
     assert not (out / "seed-0" / "state").exists()
+    tuned = [json.loads(line) for line in (out / "seed-1" / "tuning.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in tuned if "loss" in line] == [1, 2, 3, 4, 5]
+    assert len(set(results["seeds"][1]["tuning"].values())) == 2
 
 
 def test_resume_goes_on_where_it_was_stopped(folder, table, tmp_path, monkeypatch):

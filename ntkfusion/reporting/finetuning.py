@@ -145,7 +145,7 @@ def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
         f"Pace: {_pace(found)} tokens/s, padding not counted.",
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     ]
-    for line in lines:
+    for line in (*lines[:-1], *_tuning(found), lines[-1]):
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
@@ -160,3 +160,12 @@ def _choice(found: Finetuned) -> str:
 def _pace(found: Finetuned) -> str:
     seconds = sum(seed.seconds for seed in found.seeds)
     return f"{sum(seed.tokens for seed in found.seeds) / seconds:,.0f}" if seconds else "–"
+
+
+def _tuning(found: Finetuned) -> list[str]:
+    """What layer-wise tuning did, if there was any."""
+    if not all(seed.tuning for seed in found.seeds):
+        return []
+    before, after = ([seed.tuning[name] for seed in found.seeds] for name in ("loss_before", "loss_after"))
+    what = "Layer-wise tuning: mean squared distance of hidden states from the original's on the dev set's texts"
+    return [f"{what} {np.mean(before):.4g} before, {np.mean(after):.4g} after it."]

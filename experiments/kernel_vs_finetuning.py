@@ -23,10 +23,6 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from ntkfusion.allocator import keep_freed_memory
-
-keep_freed_memory()  # too late when JAX is imported
-
 import jax
 import tyro
 from kernel_distance_parts.store import Job, Store

@@ -22,8 +22,9 @@ def keep_freed_memory() -> bool:
 
     A compiled program takes its temporary arrays (hundreds of megabytes in training) from malloc at every call and
     frees them behind it. glibc returns blocks of that size to Linux, which hands them out again page by page, zeroed.
-    With this they stay: the process never shrinks again. To be called before JAX is imported, whose threads have memory
-    of their own otherwise; `ntkfusion finetune` does so.
+    With this they stay, and the process never shrinks again: right for one program that runs many times, wrong for many
+    that run once, whose arrays of different sizes leave gaps. To be called before JAX is imported, whose threads have
+    memory of their own otherwise; `ntkfusion finetune` without ``--compress`` does so.
 
     Returns:
         Whether the allocator took it: False without glibc, after JAX was imported, or where the environment has

@@ -63,7 +63,8 @@ def command() -> None:
 
     Threads of XLA may still compute then, and would crash in the ruins of the interpreter if it were taken down first.
     """
-    if sys.argv[1:2] == ["finetune"]:
+    # compressing takes arrays of many sizes, and gaps between those that are kept would add up
+    if sys.argv[1:2] == ["finetune"] and "--compress" not in sys.argv:
         keep_freed_memory()
     try:
         main()

@@ -63,9 +63,6 @@ def command() -> None:
 
     Threads of XLA may still compute then, and would crash in the ruins of the interpreter if it were taken down first.
     """
-    # compressing takes arrays of many sizes, and gaps between those that are kept would add up
-    if sys.argv[1:2] == ["finetune"] and "--compress" not in sys.argv:
-        keep_freed_memory()
     try:
         main()
     except SystemExit as ending:
@@ -195,6 +192,9 @@ def run_convert(options: Convert, interrupts: Interrupts) -> None:
 
 def run_finetune(options: Finetune, interrupts: Interrupts) -> None:
     """``ntkfusion finetune``: check the request, train with every seed, write results, print the table."""
+    # compressing takes arrays of many sizes, and gaps between those that are kept would add up
+    if options.compress is None:
+        keep_freed_memory()
     _prepare_libraries()
     from rich.console import Console
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,10 @@ def _start(plan: FinetunePlan, original: Model, seed: int, folder: Path, bar: Tr
 def _tuned(plan: FinetunePlan, original: Model, small: Model, seed: int, folder: Path, bar: TrainingBar) -> Model:
     recipe, texts = layer_recipe(plan.recipe), plan.task.train
     (folder / TUNING_LINES).unlink(missing_ok=True)  # an interrupted one begins anew
-    bar_line = bar.tracker(f"seed {seed}, layers", recipe.num_updates(len(texts)), 0)
-    trackers, teacher = [bar_line, JsonLines(folder / TUNING_LINES)], with_head(original, plan, seed)
-    tuned, report = tune_layers(small, teacher, texts, recipe, held_out=plan.task.dev, seed=seed, trackers=trackers)
-    trackers[1].close()
+    shown = bar.tracker(f"seed {seed}, layers", recipe.num_updates(len(texts)), 0)
+    teacher, dev = with_head(original, plan, seed), plan.task.dev
+    with closing(JsonLines(folder / TUNING_LINES)) as lines:
+        tuned, report = tune_layers(small, teacher, texts, recipe, held_out=dev, seed=seed, trackers=[shown, lines])
     _write(folder / "tuning.json", {"loss_before": report.loss_before, "loss_after": report.loss_after})
     return tuned
 

@@ -143,9 +143,10 @@ def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
         f"Task: {task['name']}, {sizes} examples ({task['source']}).",
         f"{spread}{_choice(found)}.",
         f"Pace: {_pace(found)} tokens/s, padding not counted.",
+        *_tuning(found),
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     ]
-    for line in (*lines[:-1], *_tuning(found), lines[-1]):
+    for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 

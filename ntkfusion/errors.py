@@ -46,8 +46,28 @@ class NonFiniteLossError(NTKFusionError):
 
     def __init__(self, step: int, rows: Sequence[int], loss: float, state: object = None) -> None:
         self.step, self.rows, self.state = step, tuple(rows), state
-        shown = ", ".join(str(row) for row in self.rows[:8]) + (", …" if len(self.rows) > 8 else "")
         super().__init__(
-            f"the loss or its gradient is no number at update {step} (loss {loss}), training examples {shown}; "
+            f"the loss or its gradient is no number at update {step} (loss {loss}), training examples {_some(rows)}; "
             "the state before this update is kept. Try a smaller learning rate, or clipping."
         )
+
+
+class NonFiniteOutputsError(NTKFusionError):
+    """A model that is trained gives outputs that are no numbers; what was saved before is kept.
+
+    Attributes:
+        step: updates done.
+        rows: places of the examples with such outputs in their split.
+    """
+
+    def __init__(self, step: int, split: str, rows: Sequence[int]) -> None:
+        self.step, self.rows = step, tuple(rows)
+        super().__init__(
+            f"after {step} updates the outputs for {split} examples {_some(rows)} are no finite numbers; what was "
+            "saved before is kept. Try a smaller learning rate, or clipping."
+        )
+
+
+def _some(rows: Sequence[int]) -> str:
+    """The first of many numbers."""
+    return ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")

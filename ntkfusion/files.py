@@ -73,6 +73,9 @@ def _swap(temporary: Path, paths: Sequence[Path]) -> None:
     """Put the new files in place; whatever goes wrong, what was there comes back."""
     existed = [path for path in paths if path.exists()]
     try:
+        if len(paths) == 1:  # in one step: there is no moment without a file
+            (temporary / "new" / paths[0].name).replace(paths[0])
+            return
         for path in existed:
             path.rename(temporary / "old" / path.name)
         for path in paths:

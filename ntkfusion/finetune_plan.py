@@ -20,13 +20,16 @@ from ntkfusion.models.mlp import FactorizedBlock
 from ntkfusion.options import Finetune
 from ntkfusion.training.groups import Group
 from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.trackers import summary_writer
 
 #: The request of a run, in its folder: what `--resume` must find unchanged.
 REQUEST = "request.json"
 #: Written last: the run is finished.
 RESULTS = "results.json"
-#: Options that do not change what a run computes.
-FREE = ("resume", "overwrite", "out", "tensorboard")
+#: Of a seed, in its folder; written when it is finished.
+RESULT = "result.json"
+#: Options that do not change what a run computes; another format may save what a first one could not.
+FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +78,16 @@ def _check_options(options: Finetune) -> None:
         check_seed(seed)
     if options.train is None and (options.dev is not None or options.test is not None):
         raise InputError("--dev and --test are for a task of your own, which --train gives")
+    if options.train is None and options.labels != "auto":
+        raise InputError("--labels is for a task of your own, which --train gives; those of GLUE are known")
     if options.train is not None and options.task in TASKS:
         raise InputError(f"{options.task} is a task of GLUE; give your own (--train) another name")
     if options.tune_layers and options.compress is None:
         raise InputError("--tune-layers trains compressed blocks to be like the original's; it needs --compress")
     if options.resume and options.overwrite:
         raise InputError("--resume goes on with what is there, --overwrite replaces it: give one of them")
+    if options.tensorboard:
+        summary_writer()
     if options.probe and options.freeze:
         raise InputError("--probe freezes everything but the head already: leave out --freeze")
 
@@ -125,6 +132,7 @@ def _task(options: Finetune) -> Task:
         pair=options.pair,
         label=options.label,
         name=options.task,
+        regression={"auto": None, "classes": False, "scores": True}[options.labels],
         seed=min(options.seeds),
     )
 
@@ -138,9 +146,8 @@ def request_of(options: Finetune) -> dict[str, Any]:
 def _check_folder(folder: Path, options: Finetune) -> None:
     if options.format != "none":
         check_request(folder / "model", format=options.format, dtype=None, overwrite=True)
-    unfinished = (folder / REQUEST).exists() and not (folder / RESULTS).exists()
     if not options.resume:
-        if unfinished and not options.overwrite:
+        if _is_unfinished(folder) and not options.overwrite:
             raise OutputExistsError(
                 f"{folder} holds a run that was interrupted: pass --resume to go on with it, --overwrite to begin anew"
             )
@@ -155,6 +162,14 @@ def _check_folder(folder: Path, options: Finetune) -> None:
     if changed:
         shown = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
         raise OutputExistsError(f"{folder} holds a run with other options ({shown}); --resume goes on with the same")
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a run there lacks a seed, one that was added later included."""
+    if not (folder / REQUEST).exists():
+        return False
+    seeds = json.loads((folder / REQUEST).read_text(encoding="utf-8")).get("seeds", ())
+    return not (folder / RESULTS).exists() or not all((folder / f"seed-{seed}" / RESULT).exists() for seed in seeds)
 
 
 def _more(before: dict[str, Any], now: dict[str, Any]) -> bool:

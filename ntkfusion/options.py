@@ -152,7 +152,9 @@ class Finetune:
         test: Its test set, which is looked at once, at the end.
         text: Its column of texts.
         pair: Its column of second texts, for a task on pairs.
-        label: Its column of labels: words or whole numbers for classes, other numbers for regression.
+        label: Its column of labels: words or whole numbers for classes, other numbers for regression; --labels decides
+            otherwise.
+        labels: What its labels are: `classes`, `scores`, or `auto`, what they look like.
         max_train: Train on so many examples, chosen at random.
         max_dev: Look at so many examples of the dev set, chosen at random.
         compress: Compress the MLP blocks by this method first; `ntkfusion compare --list-methods` explains them. A
@@ -161,7 +163,8 @@ class Finetune:
         layers: Indices of the MLP blocks to compress; by default all.
         tune_layers: After compression train the compressed blocks to give the original's hidden states on the training
             texts (one epoch at the learning rate), before the task is learned.
-        seeds: One run each. A seed drives compression, a fresh head, the order of examples and dropout.
+        seeds: One run each. A seed drives compression, the order of examples and dropout, and the weights of a fresh
+            head; a head with as many outputs as the task has classes is kept.
         freeze: Patterns of parameters that are not trained, such as `embeddings/*`; `ntkfusion inspect` shows names.
         probe: Train the head alone, on the frozen network's output.
         rates: Parameters with a learning rate of their own, as PATTERN=FACTOR, such as `*/mlp/*=0.5`.
@@ -184,7 +187,8 @@ class Finetune:
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         tensorboard: Write event files too (needs tensorboardX).
         out: Folder for the results; by default results/finetune-NAME-TASK.
-        resume: Go on with an interrupted run in that folder, or add seeds; what it has done is not done again.
+        resume: Go on with an interrupted run in that folder, or add seeds; what it has done is not done again. Only the
+            format may be another one.
         overwrite: Replace an earlier result in that folder.
     """
 
@@ -197,6 +201,7 @@ class Finetune:
     text: str = "text"
     pair: str | None = None
     label: str = "label"
+    labels: Literal["auto", "classes", "scores"] = "auto"
     max_train: int | None = None
     max_dev: int | None = None
     compress: str | None = None

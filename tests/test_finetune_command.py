@@ -12,16 +12,21 @@ import pytest
 from rich.console import Console
 
 import ntkfusion as nf
-from ntkfusion import finetune_job
+from ntkfusion import finetune_job, finetune_start
 from ntkfusion.cli import main
 from ntkfusion.errors import InputError, OutputExistsError
 from ntkfusion.finetune_job import Finetuned, SeedResult
 from ntkfusion.finetune_plan import make_plan
+from ntkfusion.models.switch_config import SwitchConfig
 from ntkfusion.options import Finetune
 from ntkfusion.reporting.finetuning import print_finetuning
 from ntkfusion.training import fit as fit_module
+from ntkfusion.training.store import StateStore
+from ntkfusion.training.trackers import JsonLines
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 #: One shape of a batch: two programs in all.
 WORDS = ("--max-length", "8", "--batch-size", "8", "--epochs", "1", "--learning-rate", "0.01")
 
@@ -56,18 +61,22 @@ def test_one_command_gives_scores_curves_and_a_model(folder, table, tmp_path, ca
     assert "40 test" in printed
     assert "hidden states from the original's" in printed
     results = json.loads((out / "results.json").read_text())
+    assert (results["head"], results["task"]["labels"]) == ("fresh", ["bad", "good"])
     assert [seed["seed"] for seed in results["seeds"]] == [0, 1]
     assert results["summary"]["dev"]["accuracy"]["seeds"] == 2
     assert results["task"]["examples"] == {"train": 36, "dev": 4, "test": 40}
     assert (out / "curves.png").stat().st_size > 1000
     model = nf.load_model(out / "seed-1" / "model")
     assert [block.hidden_width for block in model.mlp_blocks()] == [12]
+    assert model.origin.config["id2label"] == {"0": "bad", "1": "good"}
+    assert model.origin.config["label2id"] == {"bad": 0, "good": 1}
     task = nf.read_task(table, None, table, text="text", pair=None, label="label", name="days")
     again = nf.evaluate(model, task.test, task.metrics, max_length=8)
     assert again == pytest.approx(results["seeds"][1]["test"])
     lines = [json.loads(line) for line in (out / "seed-0" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
-    assert not (out / "seed-0" / "state").exists()
+    left = sorted(path.name for path in (out / "seed-0").iterdir())
+    assert left == ["metrics.jsonl", "model", "result.json", "tuning.json", "tuning.jsonl", "zero_shot.json"]
     tuned = [json.loads(line) for line in (out / "seed-1" / "tuning.jsonl").read_text().splitlines()]
     assert [line["step"] for line in tuned if "loss" in line] == [1, 2, 3, 4, 5]
     assert len(set(results["seeds"][1]["tuning"].values())) == 2
@@ -78,11 +87,11 @@ def test_resume_goes_on_where_it_was_stopped(folder, table, tmp_path, monkeypatc
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     monkeypatch.setattr(finetune_job, "fit", lambda *a, **k: fit_module.fit(*a, **k, save_steps=2))
     command(*words, "--out", whole)
-    log = finetune_job.JsonLines.log
-    monkeypatch.setattr(finetune_job.JsonLines, "log", _interrupt_at(4, log))
+    log = JsonLines.log
+    monkeypatch.setattr(JsonLines, "log", _interrupt_at(4, log))
     with pytest.raises(SystemExit):
         command(*words, "--out", broken)
-    monkeypatch.setattr(finetune_job.JsonLines, "log", log)
+    monkeypatch.setattr(JsonLines, "log", log)
     with pytest.raises(SystemExit):  # not without being asked to
         command(*words, "--out", broken)
     command(*words, "--out", broken, "--resume")
@@ -92,6 +101,105 @@ def test_resume_goes_on_where_it_was_stopped(folder, table, tmp_path, monkeypatc
     rows = [(path / "seed-0" / "metrics.jsonl").read_text().splitlines() for path in (whole, broken)]
     losses = [[json.loads(line).get("loss") for line in lines] for lines in rows]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("changed", ["model", "rows"])
+def test_other_contents_behind_the_same_names_cannot_resume(folder, table, tmp_path, monkeypatch, changed, capsys):
+    rows, place, out = tmp_path / "rows.csv", tmp_path / "model", tmp_path / "run"
+    rows.write_bytes(table.read_bytes())
+    nf.save_model(nf.load_model(folder), place)
+    words = ("finetune", place, "--task", "days", "--train", rows, *WORDS, "--out", out)
+    monkeypatch.setattr(finetune_job, "fit", _interrupted)
+    with pytest.raises(SystemExit):
+        command(*words)
+    if changed == "rows":
+        rows.write_text(rows.read_text().replace("film", "play"))
+    else:
+        model = nf.load_model(folder)
+        nf.save_model(
+            dataclasses.replace(model, params=jax.tree.map(lambda x: x + 1, model.params)), place, overwrite=True
+        )
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(*words, "--resume")
+    assert f"the {'examples' if changed == 'rows' else 'model'} had other contents" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def _interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_seed_that_was_added_and_interrupted_is_gone_on_with(folder, table, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--format", "none", "--out", out)
+    command(*words)
+    monkeypatch.setattr(finetune_job, "fit", _interrupted)
+    with pytest.raises(SystemExit):
+        command(*words, "--seeds", "0", "1", "--resume")
+    with pytest.raises(SystemExit):
+        command(*words, "--seeds", "0", "1")
+    assert "pass --resume to go on with it" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.undo()
+    command(*words, "--seeds", "0", "1", "--resume")
+    assert len(json.loads((out / "results.json").read_text())["seeds"]) == 2
+
+
+def test_compression_and_tuning_are_not_done_again(folder, table, tmp_path, monkeypatch):
+    words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--format", "ntkfusion")
+    words += ("--compress", "random-neurons", "--width", "0.5", "--tune-layers")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command(*words, "--out", whole)
+    log, tune = JsonLines.log, nf.training.layerwise.tune_layers
+    monkeypatch.setattr(finetune_start, "tune_layers", lambda *a, **k: tune(*a, **k, save_steps=2))
+    monkeypatch.setattr(JsonLines, "log", _interrupt_at(4, log))
+    with pytest.raises(SystemExit):
+        command(*words, "--out", broken)
+    assert StateStore(broken / "seed-0" / "tuning").step == 2
+    monkeypatch.setattr(JsonLines, "log", log)
+    monkeypatch.delattr(finetune_start, "compress")
+    command(*words, "--out", broken, "--resume")
+    one, other = (nf.load_model(path / "seed-0" / "model").params for path in (whole, broken))
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    tuned = [(path / "seed-0" / "tuning.json").read_text() for path in (whole, broken)]
+    assert tuned[0] == tuned[1]
+    lines = [json.loads(line) for line in (broken / "seed-0" / "tuning.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 5]
+
+
+def test_rates_may_name_what_compression_makes(folder, table, tmp_path, capsys):
+    words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--format", "none", "--compress", "svd")
+    command(*words, "--rates", "*/mlp/left1=0.5", "--out", tmp_path / "run")
+    with pytest.raises(SystemExit):
+        command(*words, "--freeze", "*/mlp/w1", "--out", tmp_path / "other")
+    assert "no parameter fits" in capsys.readouterr().err
+
+
+def test_what_is_saved_is_what_was_scored(folder, table, tmp_path):
+    """Also if the checkpoint was stored in half precision."""
+    nf.save_model(nf.load_model(folder), tmp_path / "half", dtype="bfloat16")
+    words = ("finetune", tmp_path / "half", "--task", "days", "--train", table, *WORDS)
+    for style in ("hf", "ntkfusion"):
+        command(*words, "--format", style, "--out", tmp_path / style)
+    one, other = (nf.load_model(tmp_path / style / "seed-0" / "model").params for style in ("hf", "ntkfusion"))
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kernel = one["classifier"]["kernel"]
+    assert not np.array_equal(kernel, kernel.astype("bfloat16").astype("float32"))
+    body = one["layer_0"]["mlp"]["w1"]
+    assert not np.array_equal(body, body.astype("bfloat16").astype("float32"))
+
+
+def test_a_model_that_no_format_can_take_is_refused_before_training(table, tmp_path, minilm, capsys):
+    sizes = {"hidden_size": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2, "num_experts": 2, "vocab_size": 30522}
+    switch = nf.random_model(SwitchConfig(**sizes, num_encoder_layers=1, num_decoder_layers=1))
+    nf.save_model(dataclasses.replace(switch, tokenizer=minilm.tokenizer), tmp_path / "switch", format="ntkfusion")
+    with pytest.raises(SystemExit):
+        command("finetune", tmp_path / "switch", "--task", "days", "--train", table, *WORDS, "--out", tmp_path / "run")
+    assert "format='ntkfusion' keeps it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def _interrupt_at(step, log):
@@ -123,6 +231,8 @@ def options(folder, table, **changed):
         ({"learning_rate": 0.0}, "learning_rate must be"),
         ({"task": "sst2"}, "another name"),
         ({"train": None, "dev": Path("x.csv")}, "which --train gives"),
+        ({"train": None, "task": "sst2", "labels": "scores"}, "which --train gives"),
+        ({"labels": "scores"}, "not a finite number"),
         ({"label": "mood"}, "mood"),
         ({"max_train": 0}, "at least one example"),
     ],
@@ -184,7 +294,7 @@ def test_what_the_dev_set_chose_is_said(capsys, changed, looks, said):
     history = [{"step": float(step), **scores} for step in range(looks)]
     seeds = tuple(SeedResult(seed, scores, {}, scores, scores, history, 1, 3, 9, 0.5, 100) for seed in (0, 1))
     task = {"name": "mine", "examples": {"train": 8, "dev": 2}, "source": "mine.csv"}
-    conditions = {"task": task, "recipe": dataclasses.asdict(nf.Recipe(**changed))}
+    conditions = {"task": task, "head": "fresh", "recipe": dataclasses.asdict(nf.Recipe(**changed))}
     print_finetuning(Finetuned(seeds, conditions, tuple(scores)), Path("out"), Console(width=80))
     out = capsys.readouterr().out
     assert said in out

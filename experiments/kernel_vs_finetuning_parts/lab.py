@@ -48,12 +48,17 @@ class Lab:
         """The pretrained model, compressed; without a head."""
         if method == NONE:
             return self.original
-        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}"
+        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}-{self._key(method, width)}"
         if method not in SLOW:
             return self.compress(self.original, method, width, seed)
         if not folder.exists():
             save_model(self.compress(self.original, method, width, seed), folder, format="ntkfusion", dtype="float32")
         return load_model(str(folder))
+
+    def _key(self, method: str, width: float) -> str:
+        """What a kept model depends on, in short: a model or a method of another kind has a folder of its own."""
+        text = repr((self.options.model, build_method(method, width)))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def compress(self, model: Model, method: str, width: float, seed: int) -> Model:
         """A model compressed by a method that may look at training texts."""

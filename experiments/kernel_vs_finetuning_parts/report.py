@@ -10,7 +10,7 @@ import numpy as np
 from kernel_distance_parts.store import number
 from kernel_distance_parts.tables import Table
 
-from kernel_vs_finetuning_parts.correlations import bootstrap
+from kernel_vs_finetuning_parts.correlations import Pair, bootstrap
 from kernel_vs_finetuning_parts.measures import MEASURES
 from kernel_vs_finetuning_parts.options import NONE, Options
 from kernel_vs_finetuning_parts.runs import Case
@@ -85,40 +85,39 @@ def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
     rows = []
     for outcome, outcome_name in OUTCOMES.items():
         for measure, name in MEASURES.items():
-            cells = []
-            for widths in [(width,) for width in options.widths] + [options.widths]:
-                groups = _groups(options, [p for p in compressed if p.width in widths], measure, outcome)
-                cells.append(_cell(groups, options.resamples))
+            choices = [*((width,) for width in options.widths), options.widths]
+            cells = [_cell(_pairs(options, compressed, widths, measure, outcome), options) for widths in choices]
             rows.append([name, outcome_name, *cells])
     count = len({point.method for point in compressed})
     note = (
         f"Spearman's ρ between −error before training and score, over {count} methods, mean over tasks "
         f"({', '.join(options.tasks)}); 1 means that the measure orders methods as the score does. In brackets 95 % "
-        f"intervals of the percentile bootstrap over methods within tasks ({options.resamples} draws, seed 0). Points "
-        "are means over seeds."
+        f"intervals of the percentile bootstrap over methods, each drawn with all its widths and tasks "
+        f"({options.resamples} draws, seed 0). Points are means over seeds."
     )
     columns = ("error of", "foretells", *(f"width {width_label(width)}" for width in options.widths), "both")
     return Table("Which measure foretells the score?", columns, rows, (note,))
 
 
-def _groups(
-    options: Options, chosen: Sequence[Point], measure: str, outcome: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    groups = []
+def _pairs(
+    options: Options, points: Sequence[Point], widths: Sequence[float], measure: str, outcome: str
+) -> list[Pair]:
+    """−error and score of every task that has both, [methods, widths]."""
+    methods, found = list(dict.fromkeys(point.method for point in points)), []
     for task in options.tasks:
-        pairs = [(-point.mean(measure), point.mean(outcome)) for point in chosen if point.task == task]
-        pairs = [pair for pair in pairs if np.isfinite(pair).all()]
-        if len(pairs) >= 3:
-            x, y = np.array(pairs).T
-            groups.append((x, y))
-    return groups
+        x, y = np.full((2, len(methods), len(widths)), np.nan)
+        for point in points:
+            if point.task == task and point.width in widths:
+                place = methods.index(point.method), widths.index(point.width)
+                x[place], y[place] = -point.mean(measure), point.mean(outcome)
+        if np.isfinite(x).any():
+            found.append((x, y))
+    return found
 
 
-def _cell(groups: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int) -> str:
-    if not groups:
-        return "–"
-    rho, low, high = bootstrap(groups, resamples)
-    return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
+def _cell(pairs: Sequence[Pair], options: Options) -> str:
+    rho, low, high = bootstrap(pairs, options.resamples) if pairs else (np.nan, np.nan, np.nan)
+    return "–" if np.isnan(rho) else f"{rho:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def curve_table(found: Mapping[Case, Mapping[str, Any]]) -> Table | None:

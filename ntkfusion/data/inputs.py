@@ -100,11 +100,15 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
     """What the tokenizer makes of texts, or of pairs of them, cut to `max_length` or to the model's positions.
 
     Raises:
-        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
+        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary, there are no texts,
+            or nothing of them would be left beside special tokens.
     """
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
+    if not texts[0]:
+        raise InputError("there are no texts to tokenise; a split needs at least one example")
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
+    _check_length(model, length, is_pair=len(texts) > 1 and texts[1] is not None)
     encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
     largest = max(max(ids, default=0) for ids in encoded["input_ids"])
     if largest >= model.config.vocab_size:
@@ -112,6 +116,17 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
             f"{model.source}: the tokenizer gives id {largest}, the model has {model.config.vocab_size} embeddings"
         )
     return encoded
+
+
+def _check_length(model: Model, length: int, *, is_pair: bool) -> None:
+    """Refuse lengths that special tokens fill up: tokenizers then cut nothing at all."""
+    count = getattr(model.tokenizer, "num_special_tokens_to_add", None)
+    special = 0 if count is None else count(pair=is_pair)
+    if length <= special:
+        raise InputError(
+            f"max_length is {length}, and {special} special tokens are added to every {'pair' if is_pair else 'text'}: "
+            "take a larger one"
+        )
 
 
 def unseen_sentences(model: Model, sentences: Sequence[str], others: Sequence[str], *, max_length: int) -> list[str]:

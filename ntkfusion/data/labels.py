@@ -41,7 +41,7 @@ def are_scores(table: Table, cells: Sequence[str]) -> bool:
     if bad and 2 * len(bad) < len(cells):
         raise InputError(
             f"{table.where(bad[0])}: label {cells[bad[0]]!r} is not a finite number, most others are; correct it, or "
-            "say that these are classes (regression=False)"
+            "say that these are classes (regression=False, --labels classes)"
         )
     return not bad and any(number != round(number) for number in numbers if number is not None)
 

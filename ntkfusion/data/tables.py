@@ -17,6 +17,8 @@ from typing import Any, Literal
 from ntkfusion.data.text import read_utf8
 from ntkfusion.errors import InputError
 
+#: Python's own limit on a cell of CSV, 128 KiB, is shorter than some documents.
+_LONGEST_CELL = 2**31 - 1
 _ABSENT = object()  # a key that a line of JSON lacks
 
 
@@ -103,7 +105,7 @@ def _unquoted(text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _quoted(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    start = 1
+    start, before = 1, csv.field_size_limit(_LONGEST_CELL)
     try:
         for fields in reader:
             if fields:
@@ -111,6 +113,8 @@ def _quoted(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {start}: {error}") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _from_fields(path: Path, rows: Iterator[tuple[int, list[str]]], names: Sequence[str]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,14 +12,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
-from ntkfusion.models.model import Model, abstract_params, example_batch
+from ntkfusion.models.model import Model, Origin, abstract_params, example_batch
+
+#: What a config.json says about the outputs of a head.
+_OF_OUTPUTS = ("id2label", "label2id", "problem_type")
 
 
 def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, seed: int = 0) -> Model:
     """A model with a freshly initialised head; everything else is shared with this one.
 
-    A head that the model has already is replaced. A pooler, where the head reads one, is kept if the model has it and
-    made afresh if it has not; where the head reads none, it is left out.
+    A head that the model has already is replaced, and the names of its outputs are forgotten. A pooler, where the head
+    reads one, is kept if the model has it and made afresh if it has not; where the head reads none, it is left out.
 
     Args:
         model: any model, compressed or not.
@@ -52,7 +56,32 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
         return {path: leaf.astype(dtype) for path, leaf in made.items() if path not in kept}
 
     params = unflatten_dict(kept | fresh(jax.random.key(seed)), sep="/")
-    return dataclasses.replace(model, config=config, params=params)
+    return dataclasses.replace(model, config=config, params=params, origin=_with_facts(model, {}))
+
+
+def with_label_names(model: Model, names: Sequence[str]) -> Model:
+    """A model that says what its outputs mean; its saved ``config.json`` says it too.
+
+    Args:
+        model: one with a sequence classification head.
+        names: of the classes in the order of the outputs; none if the output is a score.
+
+    Returns:
+        The model with these names in place of those that its checkpoint came with.
+    """
+    shown = [*names] or ["LABEL_0"]
+    facts: dict[str, Any] = {
+        "id2label": {str(place): name for place, name in enumerate(shown)},
+        "label2id": {name: place for place, name in enumerate(shown)},
+        "problem_type": "single_label_classification" if names else "regression",
+    }
+    return dataclasses.replace(model, origin=_with_facts(model, facts))
+
+
+def _with_facts(model: Model, facts: Mapping[str, Any]) -> Origin:
+    """The origin with these facts about outputs in place of those that an old head had."""
+    kept = {key: value for key, value in model.origin.config.items() if key not in _OF_OUTPUTS}
+    return dataclasses.replace(model.origin, config={**kept, **facts})
 
 
 def head_paths(model: Model) -> frozenset[str]:

@@ -140,7 +140,7 @@ def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
     several = len(found.seeds) > 1
     spread = "± is half of Student's 95 % interval for the mean over seeds" if several else "One seed: no interval"
     lines = [
-        f"Task: {task['name']}, {sizes} examples ({task['source']}).",
+        f"Task: {task['name']}, {sizes} examples ({task['source']}). Head: {found.conditions['head']}.",
         f"{spread}{_choice(found)}.",
         f"Pace: {_pace(found)} tokens/s, padding not counted.",
         *_tuning(found),

@@ -22,7 +22,7 @@ from ntkfusion.training.metrics import score
 def predict(
     model: Model, encoded: Encoded, *, batch_size: int = 32, buckets: Sequence[int] | None = None
 ) -> Float[np.ndarray, "N C"]:
-    """Logits of every example, without dropout.
+    """Logits of every example, without dropout, matmuls at the highest precision.
 
     Args:
         model: a model with a sequence classification head.
@@ -35,8 +35,10 @@ def predict(
     """
     buckets = padded_lengths(model, (encoded,)) if buckets is None else buckets
     program, found = _program(model.config), np.zeros((len(encoded), model.config.num_labels or 0), np.float64)
-    for rows, arrays in in_order(encoded, batch_size, buckets):
-        found[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
+    # one precision wherever it is called from, so that each bucket has one program
+    with jax.default_matmul_precision("highest"):
+        for rows, arrays in in_order(encoded, batch_size, buckets):
+            found[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
     return found
 
 

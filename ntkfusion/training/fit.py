@@ -10,14 +10,12 @@ import jax
 from ntkfusion.data.task import Task
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
+from ntkfusion.models.new_head import with_label_names
 from ntkfusion.training.groups import Group, split, unflatten
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import Data, Run
-from ntkfusion.training.store import StateStore
+from ntkfusion.training.store import SAVE_STEPS, StateStore
 from ntkfusion.training.trackers import Several, Tracker
-
-#: Updates after which a run is saved, beside every evaluation.
-SAVE_STEPS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,8 @@ class Fit:
     """What training gave.
 
     Attributes:
-        model: the trained model: of the best evaluation or of the last update, as the recipe says.
+        model: the trained model: of the best evaluation or of the last update, as the recipe says. Its outputs are
+            named after the task's classes.
         history: metrics on the dev set at every evaluation, each with its ``step``.
         dev: metrics of `model` on the dev set. If the recipe keeps the best evaluation, or stops early, the dev set
             has chosen the model, and its score is that much too good.
@@ -52,6 +51,7 @@ def fit(
     trackers: Sequence[Tracker] = (),
     store: StateStore | None = None,
     save_steps: int = SAVE_STEPS,
+    data: Data | None = None,
 ) -> Fit:
     """Fine-tune a model on a task.
 
@@ -68,6 +68,7 @@ def fit(
         trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``dev/…`` at evaluations.
         store: where the state is saved; a run that it holds is gone on with.
         save_steps: updates after which the state is saved, beside every evaluation.
+        data: the task's examples as `Data.of` tokenises them for this recipe, where that is done already.
 
     Returns:
         The `Fit`.
@@ -75,11 +76,12 @@ def fit(
     Raises:
         InputError: if the model's head does not fit the task, or a group fits no parameter.
         NonFiniteLossError: when a loss or a gradient is no number; the state before that update is saved.
+        NonFiniteOutputsError: when an output at an evaluation is no finite number.
     """
     recipe = recipe or Recipe()
     check_head(model, task)
-    data, tracker = Data.of(model, task, recipe), Several(trackers)
-    run = Run(model, task, data, recipe, seed, tuple(groups), tracker, store, save_steps)
+    data = Data.of(model, task, recipe) if data is None else data
+    run = Run(model, task, data, recipe, seed, tuple(groups), Several(trackers), store, save_steps)
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         return _finish(run)
 
@@ -91,8 +93,8 @@ def _finish(run: Run) -> Fit:
     chosen = progress.best_step if run.recipe.keep == "best" else int(state.step)
     dev = next(dict(each) for each in progress.history if each["step"] == chosen)
     dev.pop("step")
-    test = {} if run.task.test is None else run.scores("test", params)
-    model = dataclasses.replace(run.model, params=unflatten(params))
+    test = {} if run.task.test is None else run.scores("test", params, chosen)
+    model = with_label_names(dataclasses.replace(run.model, params=unflatten(params)), run.task.labels)
     return Fit(model, progress.history, dev, test, progress.best_step, int(state.step))
 
 

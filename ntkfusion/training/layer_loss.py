@@ -63,7 +63,7 @@ class Pair:
         """
         _check_alike(student.config, teacher.config)
         ours, theirs, paths = flatten(student.params), flatten(teacher.params), compressed_paths(student, teacher)
-        shared = tuple(path for path, leaf in theirs.items() if path not in paths and ours.get(path) is leaf)
+        shared = tuple(path for path, leaf in theirs.items() if path not in paths and _equal(ours.get(path), leaf))
         trained = {f"student/{path}": ours[path] for path in ours if path in paths}
         frozen = {f"student/{path}": leaf for path, leaf in ours.items() if path not in paths}
         frozen |= {f"teacher/{path}": leaf for path, leaf in theirs.items() if path not in shared}
@@ -91,7 +91,11 @@ def _same(block: Block, original: Block) -> bool:
     if layout(block) != layout(original):
         return False
     pairs = zip(jax.tree.leaves(block), jax.tree.leaves(original), strict=True)
-    return all(new is old or np.array_equal(new, old) for new, old in pairs)
+    return all(_equal(new, old) for new, old in pairs)
+
+
+def _equal(new: Array | None, old: Array) -> bool:
+    return new is old or (new is not None and np.array_equal(new, old))
 
 
 def _check_alike(student: ModelConfig, teacher: ModelConfig) -> None:

@@ -14,14 +14,16 @@ from ntkfusion.data.task import Examples, hold_out
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.model import Model
 from ntkfusion.training.batches import minibatches
+from ntkfusion.training.digests import run_digest
 from ntkfusion.training.encoding import Encoded, encode
 from ntkfusion.training.evaluate import padded_lengths
-from ntkfusion.training.groups import Flat, unflatten
+from ntkfusion.training.groups import Flat, flatten, unflatten
 from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import Account
-from ntkfusion.training.step import Fixed, Step, dropout_key, first_state, make_step
+from ntkfusion.training.step import Fixed, Step, TrainState, dropout_key, first_state, make_step
+from ntkfusion.training.store import SAVE_STEPS, Progress, StateStore
 from ntkfusion.training.trackers import Several, Tracker
 
 #: Adam at a constant rate, one epoch, nothing else (methods.md 1.5).
@@ -69,6 +71,8 @@ def tune_layers(
     held_out: Texts | None = None,
     seed: int = 0,
     trackers: Sequence[Tracker] = (),
+    store: StateStore | None = None,
+    save_steps: int = SAVE_STEPS,
 ) -> tuple[Model, LayerReport]:
     """Tune compressed MLP blocks towards the hidden states of the original model.
 
@@ -87,21 +91,24 @@ def tune_layers(
         seed: of the order, and of the tenth.
         trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``held_out/loss``
             before and after.
+        store: where the state is saved; a run that it holds is gone on with, and ends bit for bit the same.
+        save_steps: updates after which the state is saved, beside the first and the last one.
 
     Returns:
         The tuned model, and the `LayerReport`.
 
     Raises:
         InputError: if the teacher has the same blocks as the student or another architecture, the recipe has dropout,
-            or there are no texts.
-        NonFiniteLossError: when a loss or a gradient is no number.
+            there are no texts, or the store holds another run.
+        NonFiniteLossError: when a loss or a gradient is no number; the state before that update is saved.
     """
     recipe = TUNE_LAYERS if recipe is None else recipe
     if recipe.dropout:
         raise InputError("layer-wise tuning compares models without dropout; give a recipe with dropout=False")
     pair, sets = Pair.of(student, teacher), _splits(texts, held_out, seed)
     train, rest = (encode(student, each, max_length=recipe.max_length) for each in sets)
-    tuning = _Tuning(pair, train, rest, padded_lengths(student, (train, rest), recipe.num_buckets), recipe, seed)
+    buckets = padded_lengths(student, (train, rest), recipe.num_buckets)
+    tuning = _Tuning(pair, train, rest, buckets, recipe, seed, store, save_steps)
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         trained, report = tuning.run(Several(trackers))
     return dataclasses.replace(student, params=unflatten(trained | pair.frozen)["student"]), report
@@ -133,26 +140,55 @@ class _Tuning:
     buckets: tuple[int, ...]
     recipe: Recipe
     seed: int
+    store: StateStore | None
+    save_steps: int
 
     def run(self, tracker: Tracker) -> tuple[Flat, LayerReport]:
         recipe, pair, count = self.recipe, self.pair, self.recipe.num_updates(len(self.texts))
-        before = self._measure(pair.trained, 0, tracker)
-        state, fixed = first_state(pair.trained, build_optimizer(recipe, count)), self._fixed()
+        state, progress = self._start(tracker)
+        fixed = Fixed(pair.frozen, pair.constants, dropout_key(self.seed), {})
         step, told = _step(pair.shapes, recipe, count), Account(recipe, count)
-        for batch in minibatches(self.texts, recipe, self.buckets, seed=self.seed):
+        for batch in minibatches(self.texts, recipe, self.buckets, seed=self.seed, start=int(state.step)):
             state, measured = step(state, fixed, token_batch(batch.arrays))
             if not bool(measured.finite):
+                self._save(state, progress)
                 raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
             tracker.log(batch.step + 1, told.values(batch, measured))
+            if (batch.step + 1) % self.save_steps == 0 or batch.step + 1 == count:
+                self._save(state, progress)
+                told.start()  # seconds are those of updates
         after = self._measure(state.params, count, tracker)
+        before = tuple(progress.history[0][f"layer_{index}"] for index in range(len(after)))
         return state.params, LayerReport(before, after, len(self.held_out), count)
 
-    def _fixed(self) -> Fixed:
-        return Fixed(self.pair.frozen, self.pair.constants, dropout_key(self.seed), {})
+    def _start(self, tracker: Tracker) -> tuple[TrainState, Progress]:
+        """State and errors before the first update that is left to do; the errors of every layer are the history."""
+        state = first_state(self.pair.trained, build_optimizer(self.recipe, self.recipe.num_updates(len(self.texts))))
+        if self.store is not None and self.store.step is not None:
+            if self.store.run != self._digest():
+                raise InputError(
+                    "the state store holds another tuning: student, teacher, texts, recipe or seed differ from this "
+                    "one's; go on with the same ones, or use an empty folder"
+                )
+            return self.store.restore(state, {})
+        before = self._measure(self.pair.trained, 0, tracker)
+        errors = {f"layer_{index}": error for index, error in enumerate(before)}
+        progress = Progress({}, (errors,), run="" if self.store is None else self._digest())
+        self._save(state, progress)
+        return state, progress
+
+    def _save(self, state: TrainState, progress: Progress) -> None:
+        if self.store is not None:
+            self.store.save(state, progress)
+
+    def _digest(self) -> str:
+        pair = self.pair
+        arrays = {**pair.trained, **pair.frozen, **flatten(pair.constants)}
+        return run_digest((self.recipe, self.seed, pair.shapes, self.buckets), (self.texts, self.held_out), arrays)
 
     def _measure(self, trained: Flat, step: int, tracker: Tracker) -> tuple[float, ...]:
         params = trained | self.pair.frozen
-        found = mean_errors(self.pair, params, self.held_out, self.recipe.batch_size, self.buckets)
+        found = mean_errors(self.pair, params, self.held_out, self.recipe.part_size, self.buckets)
         tracker.log(step, {"held_out/loss": sum(found) / len(found)})
         return found
 

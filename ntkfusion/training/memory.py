@@ -42,8 +42,7 @@ def training_bytes(model: Model, recipe: Recipe, length: int, groups: Sequence[G
 
 
 def _residuals(model: Model, recipe: Recipe, length: int, params: tuple[Any, Any]) -> int:
-    rows = recipe.batch_size // recipe.accumulation
-    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    ids = jax.ShapeDtypeStruct((recipe.part_size, length), jnp.int32)
 
     def backward(trained: Any, frozen: Any, ids: jax.Array) -> Any:
         key = dropout_key(0) if recipe.dropout else None
@@ -67,7 +66,7 @@ def check_training_memory(model: Model, recipe: Recipe, length: int, groups: Seq
     needed, limit = training_bytes(model, recipe, length, groups), memory_limit(None)
     if needed > limit:
         raise InputError(
-            f"an update of {recipe.batch_size // recipe.accumulation} examples of {length} tokens needs about "
+            f"an update of {recipe.part_size} examples of {length} tokens needs about "
             f"{show_size(needed)}, there is room for {show_size(limit)}: compute a batch in more parts "
             "(accumulation), or use a smaller batch_size or max_length, or freeze embeddings"
         )

@@ -73,6 +73,11 @@ class Recipe:
         if self.batch_size % self.accumulation:
             raise InputError(f"batch_size {self.batch_size} cannot be split into {self.accumulation} equal parts")
 
+    @property
+    def part_size(self) -> int:
+        """Examples that are computed at once: those of a part of a batch."""
+        return self.batch_size // self.accumulation
+
     def of_one_update(self) -> Recipe:
         """The recipe without what changes no single update, so that runs which differ in that share programs."""
         names = ("epochs", "max_length", "num_buckets", "evaluations", "patience", "keep")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.data.task import Task
-from ntkfusion.errors import InputError, NonFiniteLossError
+from ntkfusion.errors import InputError, NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
 from ntkfusion.training.batches import Minibatch, minibatches
+from ntkfusion.training.digests import run_digest
 from ntkfusion.training.encoding import Encoded, encode
 from ntkfusion.training.evaluate import padded_lengths, predict
 from ntkfusion.training.groups import Flat, Group, flatten, own_rates, rates_of, split, unflatten
@@ -85,6 +85,7 @@ class Run:
 
         Raises:
             NonFiniteLossError: when a loss or gradient is no number; the state before is saved.
+            NonFiniteOutputsError: when an output at an evaluation is none.
         """
         trained, frozen = split(self.model.params, self.groups)
         state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
@@ -123,17 +124,14 @@ class Run:
         return store.restore(state, fresh.best)
 
     def digest(self, trained: Flat, frozen: Flat) -> str:
-        """What the run depends on, in short: all numbers that two runs with the same result share."""
-        found = hashlib.blake2b(digest_size=16)
-        rates = rates_of([*trained, *frozen], self.groups)
-        found.update(repr((self.recipe, self.seed, self.model.config, sorted(map(str, rates.items())))).encode())
-        train = self.data.sets["train"]
-        for array in (np.concatenate(train.ids), train.lengths, train.labels):
-            found.update(array.tobytes())
-        for path, leaf in sorted((trained | frozen | flatten(self.model.constants)).items()):
-            found.update(path.encode())
-            found.update(np.asarray(leaf).tobytes())
-        return found.hexdigest()
+        """What the run depends on, in short: all numbers that two runs with the same result share.
+
+        Dev and test set are among them: they decide padded lengths, and which evaluation is best.
+        """
+        rates = sorted(map(str, rates_of([*trained, *frozen], self.groups).items()))
+        facts = (self.recipe, self.seed, self.model.config, rates, self.task.metrics, self.data.buckets)
+        arrays = trained | frozen | flatten(self.model.constants)
+        return run_digest(facts, tuple(self.data.sets.values()), arrays)
 
     def _check(self, batch: Minibatch, measured: Measured, state: TrainState, progress: Progress) -> None:
         if not bool(measured.finite):
@@ -153,7 +151,8 @@ class Run:
 
     def evaluated(self, state: TrainState, progress: Progress, frozen: Flat) -> Progress:
         """The progress after a look at the dev set."""
-        step, found = int(state.step), self.scores("dev", state.params | frozen)
+        step = int(state.step)
+        found = self.scores("dev", state.params | frozen, step)
         self.tracker.log(step, {f"dev/{name}": value for name, value in found.items()})
         history = (*progress.history, {"step": float(step), **found})
         better = not progress.history or found[self.first] > max(each[self.first] for each in progress.history)
@@ -169,10 +168,17 @@ class Run:
         """The metric that decides."""
         return self.task.metrics[0]
 
-    def scores(self, split: str, params: Flat) -> dict[str, float]:
-        """Metrics on the dev or the test set."""
+    def scores(self, split: str, params: Flat, step: int) -> dict[str, float]:
+        """Metrics on the dev or the test set.
+
+        Raises:
+            NonFiniteOutputsError: if an output is no finite number after this many updates.
+        """
         model = dataclasses.replace(self.model, params=unflatten(params))
-        logits = predict(model, self.data.sets[split], batch_size=self.recipe.batch_size, buckets=self.data.buckets)
+        logits = predict(model, self.data.sets[split], batch_size=self.recipe.part_size, buckets=self.data.buckets)
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(bad):
+            raise NonFiniteOutputsError(step, split, bad.tolist())
         return score(self.task.metrics, self.data.sets[split].labels, logits)
 
 

@@ -14,6 +14,9 @@ import orbax.checkpoint as ocp
 from ntkfusion.training.groups import Flat
 from ntkfusion.training.step import TrainState
 
+#: Updates after which a run is saved, beside every evaluation.
+SAVE_STEPS = 500
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:

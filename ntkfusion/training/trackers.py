@@ -52,19 +52,17 @@ class JsonLines:
 class TensorBoard:
     """Event files for TensorBoard, written by tensorboardX (an optional dependency)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, done: int = 0) -> None:
         """Write to a folder.
+
+        Args:
+            folder: is made if need be.
+            done: updates of a run that goes on; TensorBoard then shows nothing that was written of later ones before.
 
         Raises:
             InputError: if tensorboardX is not installed.
         """
-        try:
-            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise InputError(
-                "TensorBoard files are written by tensorboardX: pip install 'ntkfusion[tensorboard]'"
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder))
+        self._writer: Any = summary_writer()(str(folder), purge_step=done + 1 if done else None)
 
     def log(self, step: int, values: Values) -> None:
         """Write scalars."""
@@ -74,6 +72,21 @@ class TensorBoard:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+def summary_writer() -> Any:
+    """The class of writers of tensorboardX.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            "TensorBoard files are written by tensorboardX: pip install 'ntkfusion[tensorboard]'"
+        ) from error
+    return SummaryWriter
 
 
 class Several:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.data.inputs import collect_block_inputs, tokenize, unseen_sentences
+from ntkfusion.data.inputs import collect_block_inputs, tokenize, tokenizer_output, unseen_sentences
 from ntkfusion.errors import InputError
 
 SENTENCES = [
@@ -68,6 +68,16 @@ def test_long_sentences_are_cut_to_the_positions_of_the_model(minilm):
     short = dataclasses.replace(short, params=params)
     collected = collect_block_inputs(short, ["word " * 500], max_tokens=None, seed=0)
     assert len(collected.tokens) == 20
+
+
+def test_lengths_that_leave_no_room_for_text_are_refused(minilm):
+    assert tokenize(minilm, ["one two three"], max_length=3)[0] == [[101, 2028, 102]]
+    with pytest.raises(InputError, match="2 special tokens are added to every text"):
+        tokenize(minilm, ["one two three"], max_length=2)
+    with pytest.raises(InputError, match="3 special tokens are added to every pair"):
+        tokenizer_output(minilm, ["one two"], ["three"], max_length=3)
+    with pytest.raises(InputError, match="at least one example"):
+        tokenizer_output(minilm, [], max_length=8)
 
 
 def test_models_without_tokenizer_or_with_a_foreign_one_say_so(minilm):

@@ -26,6 +26,12 @@ def test_csv_is_quoted_with_line_breaks_inside_and_byte_order_mark(tmp_path):
     assert table.lines == [2, 5]
 
 
+def test_a_cell_may_be_a_whole_book(tmp_path):
+    before, book = csv.field_size_limit(), "word " * 100_000
+    assert read_table(write(tmp_path, "a.csv", f"text,label\n{book},1\n")).columns["text"] == [book]
+    assert csv.field_size_limit() == before
+
+
 def test_tsv_takes_quotation_marks_as_text(tmp_path):
     table = read_table(write(tmp_path, "a.TSV", 'label\ttext\r\n1\t"open, \u2028and so on\r\n\n0\t\\n\n'))
     assert table.columns == {"label": ["1", "0"], "text": ['"open, \u2028and so on', "\\n"]}

@@ -16,7 +16,7 @@ import pytest
 from tiny_training import RECIPE, as_readable, duplicated, tiny_model, tiny_task
 
 import ntkfusion
-from ntkfusion.errors import InputError, NonFiniteLossError
+from ntkfusion.errors import InputError, NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.new_head import with_new_head
 from ntkfusion.training import run as loop
 from ntkfusion.training.fit import fit
@@ -95,17 +95,24 @@ def test_a_run_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_pa
         with pytest.raises(KeyboardInterrupt):
             fit(model, task, WHOLE, seed=1, trackers=[part], store=store, save_steps=3)
         store.close()
-    store = StateStore(tmp_path / "state")
-    rest = fit(model, task, WHOLE, seed=1, store=store, save_steps=3)
+    store, told = StateStore(tmp_path / "state"), Told()
+    left = store.step
+    rest = fit(model, task, WHOLE, seed=1, trackers=[told], store=store, save_steps=3)
+    updates = [step for step, values in told.lines if "loss" in values]
+    assert updates == list(range(left + 1, 9)), "what was saved is not done again"
+    assert left > 0
     assert is_same(rest.model, whole.model)
     assert not is_same(whole.model, model)
     assert (rest.history, rest.dev, rest.test) == (whole.history, whole.dev, whole.test)
     assert (rest.best_step, rest.num_updates) == (whole.best_step, 8)
     # a run that has ended does no update more
-    again = fit(model, task, WHOLE, seed=1, trackers=[Told(9)], store=store)
+    told = Told()
+    again = fit(model, task, WHOLE, seed=1, trackers=[told], store=store)
+    assert told.lines == []
     # nor is another run taken for it
     other = dataclasses.replace(model, params=jax.tree.map(lambda leaf: 2 * leaf, model.params))
-    for changed in ({"seed": 2}, {"recipe": dataclasses.replace(WHOLE, b1=0.8)}, {"model": other}):
+    fewer = task.subsampled(train=None, dev=5, seed=0)
+    for changed in ({"seed": 2}, {"recipe": dataclasses.replace(WHOLE, b1=0.8)}, {"model": other}, {"task": fewer}):
         with pytest.raises(InputError, match="holds another run"):
             fit(**{"model": model, "task": task, "recipe": WHOLE, "seed": 1, "store": store} | changed)
     store.close()
@@ -157,6 +164,48 @@ def test_training_stops_when_the_dev_set_says_so(light, monkeypatch, keep):
     script(monkeypatch, [0.0] * 9)
     shorter = dataclasses.replace(PLAIN, epochs=2 if keep == "best" else 4, keep="last")
     assert is_same(found.model, fit(tiny_model(), task, shorter).model)
+
+
+def test_a_run_that_was_stopped_early_does_not_go_on(light, monkeypatch, tmp_path):
+    script(monkeypatch, [0.5, 0.4, 0.3, 0.3])
+    recipe, store = dataclasses.replace(PLAIN, epochs=9, patience=1), StateStore(tmp_path)
+    task, told = tiny_task(train=8, dev=5, test=3), Told()
+    found = fit(tiny_model(), task, recipe, store=store)
+    again = fit(tiny_model(), task, recipe, trackers=[told], store=store)
+    store.close()
+    assert told.lines == []
+    assert (
+        (again.num_updates, again.best_step, again.dev)
+        == (found.num_updates, found.best_step, found.dev)
+        == (4, 2, {"accuracy": 0.5})
+    )
+    assert is_same(again.model, found.model)
+
+
+def test_outputs_that_are_no_numbers_stop(light, monkeypatch, tmp_path):
+    """Where the loss that was seen last was one."""
+    outputs = iter([np.zeros((8, 2)), np.array([[0, 1.0]] * 6 + [[np.nan, 0], [0, np.inf]])])
+    monkeypatch.setattr(loop, "predict", lambda *a, **options: next(outputs))
+    store = StateStore(tmp_path)
+    with pytest.raises(NonFiniteOutputsError, match="after 8 updates the outputs for dev examples 6, 7") as caught:
+        fit(tiny_model(), tiny_task(), PLAIN, store=store)
+    assert (caught.value.step, caught.value.rows, store.step) == (8, (6, 7), 4)
+    store.close()
+
+
+def test_evaluations_take_no_more_examples_at_once_than_updates(light, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(loop, "predict", lambda m, e, **o: sizes.append(o["batch_size"]) or np.zeros((len(e), 2)))
+    fit(tiny_model(), tiny_task(), dataclasses.replace(PLAIN, epochs=1, accumulation=2))
+    assert sizes == [2, 2]
+
+
+def test_the_model_says_what_its_outputs_mean(light):
+    found = fit(tiny_model(), tiny_task(), dataclasses.replace(PLAIN, epochs=1)).model
+    assert found.origin.config["id2label"] == {"0": "odd", "1": "even"}
+    assert found.origin.config["problem_type"] == "single_label_classification"
+    fresh = with_new_head(found, "sequence-classification", num_labels=2)
+    assert "id2label" not in fresh.origin.config
 
 
 def test_a_task_without_a_test_set_has_no_test_scores(light):

@@ -79,6 +79,20 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert found == {("loss", 3): 0.5, ("dev/accuracy", 3): 0.75}
 
 
+def test_tensorboard_is_told_where_a_run_goes_on(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    TensorBoard(tmp_path, 4).close()
+    (file,) = tmp_path.glob("events.*")
+    data, events = file.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        events.append(event)
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [5]
+
+
 def test_without_tensorboardx_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     real = builtins.__import__
 

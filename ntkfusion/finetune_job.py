@@ -158,7 +158,7 @@ def _run_seed(run: SeedRun) -> None:
             data=run.data,
         )
     result = _result(run, found, zero_shot)
-    _save(plan, found.model, result, run)
+    _save(run, found.model, result)
     write_json(folder / RESULT, dataclasses.asdict(result))
     run.forget_steps()
 
@@ -202,17 +202,18 @@ def _result(run: SeedRun, found: Fit, zero_shot: dict[str, float]) -> SeedResult
     )
 
 
-def _save(plan: FinetunePlan, model: Model, result: SeedResult, run: SeedRun) -> None:
-    if plan.options.format == "none":
+def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
+    options = run.plan.options
+    if options.format == "none":
         return
-    notes = {"command": command_line(plan.options, positional=("model",)), **dataclasses.asdict(result)}
+    notes = {"command": command_line(options, positional=("model",)), **dataclasses.asdict(result)}
     notes.pop("history")
     save_model(
         model,
         run.folder / "model",
-        format=plan.options.format,
+        format=options.format,
         dtype="float32",  # the bits that were scored, however the original was stored
-        merge=plan.options.merge,
+        merge=options.merge,
         pad=True,
         notes=notes,
         overwrite=True,

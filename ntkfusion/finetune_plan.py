@@ -14,6 +14,7 @@ from ntkfusion.conditions import check_seed
 from ntkfusion.data.task import Task
 from ntkfusion.data.tasks import TASKS, load_task, read_task
 from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.finetune_files import read_json
 from ntkfusion.folders import MARKER, check_output
 from ntkfusion.models.coded import CodedBlock
 from ntkfusion.models.mlp import FactorizedBlock
@@ -157,7 +158,7 @@ def _check_folder(folder: Path, options: Finetune) -> None:
         return
     if not (folder / MARKER).exists() or not (folder / REQUEST).exists():
         raise OutputExistsError(f"{folder} holds no run of ntkfusion finetune that --resume could go on with")
-    before, now = json.loads((folder / REQUEST).read_text(encoding="utf-8")), request_of(options)
+    before, now = read_json(folder / REQUEST), request_of(options)
     changed = [name for name in now if before.get(name) != now[name] and not (name == "seeds" and _more(before, now))]
     if changed:
         shown = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
@@ -168,7 +169,7 @@ def _is_unfinished(folder: Path) -> bool:
     """Whether a run there lacks a seed, one that was added later included."""
     if not (folder / REQUEST).exists():
         return False
-    seeds = json.loads((folder / REQUEST).read_text(encoding="utf-8")).get("seeds", ())
+    seeds = read_json(folder / REQUEST).get("seeds", ())
     return not (folder / RESULTS).exists() or not all((folder / f"seed-{seed}" / RESULT).exists() for seed in seeds)
 
 

@@ -16,6 +16,7 @@ from kernel_vs_finetuning_parts.options import NONE, Options
 from kernel_vs_finetuning_parts.runs import Case
 from ntkfusion.reporting.answer import format_error, width_label
 from ntkfusion.reporting.finetuning import show_mean
+from ntkfusion.training.linearised import curve_distance
 
 #: Scores that a measure may foretell.
 OUTCOMES = {"zero_shot": "score without training", "dev": "score after fine-tuning"}
@@ -122,19 +123,26 @@ def _cell(pairs: Sequence[Pair], options: Options) -> str:
 
 def curve_table(found: Mapping[Case, Mapping[str, Any]]) -> Table | None:
     """How far linearised training is from the real one."""
-    rows = [
-        [case.method, format_error(result["distance of the first half"]), format_error(result["distance"])]
-        for case, result in found.items()
-    ]
-    if not rows:
+    if not found:
         return None
     first = next(iter(found))
+    original = next((result["real"] for case, result in found.items() if case.method == NONE), None)
+    rows = []
+    for case, result in found.items():
+        apart = "–" if case.method == NONE or original is None else _apart(result["real"], original)
+        rows.append(
+            [case.method, format_error(result["distance of the first half"]), format_error(result["distance"]), apart]
+        )
     count = len(found[first]["real"])
     note = (
         f"‖predicted − real‖ / ‖real‖ of the training losses of {first.task}, no dropout, the same batches; "
         f"predicted: the model linear in its parameters around the start (its tangent kernel), same AdamW. Width "
-        f"of compressed blocks {width_label(min(case.width for case in found))}, seed {first.seed}."
+        f"of compressed blocks {width_label(min(case.width for case in found))}, seed {first.seed}. The last column "
+        "compares the compressed model's real losses with the original's."
     )
-    return Table(
-        "Linearised against real training", ("method", f"first {count // 2} updates", f"{count} updates"), rows, (note,)
-    )
+    columns = ("method", f"first {count // 2} updates", f"{count} updates", "real, to the original's")
+    return Table("Linearised against real training", columns, rows, (note,))
+
+
+def _apart(losses: Sequence[float], original: Sequence[float]) -> str:
+    return format_error(curve_distance(np.array(original), np.array(losses)))

@@ -34,6 +34,7 @@ def test_zero_residual_fails_when_the_theorem_is_wrong(x64, zero_residual, monke
     assert len(run(Scope()).failures) == 3 + 1 + 2 + 1 + 1
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")  # that is what this takes away
 def test_zero_residual_fails_in_float32(zero_residual, monkeypatch):
     """Nothing is exact to 1e-12 there: the check does not pass by being loose. One activation is enough."""
     run = zero_residual["CHECK"].run

@@ -48,9 +48,9 @@ class Lab:
         """The pretrained model, compressed; without a head."""
         if method == NONE:
             return self.original
-        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}-{self._key(method, width)}"
         if method not in SLOW:
             return self.compress(self.original, method, width, seed)
+        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}-{self._key(method, width)}"
         if not folder.exists():
             save_model(self.compress(self.original, method, width, seed), folder, format="ntkfusion", dtype="float32")
         return load_model(str(folder))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array
 
+from ntkfusion.checkpoints.digests import digest, digest_text
 from ntkfusion.data.task import Task
 from ntkfusion.models.model import Model
 from ntkfusion.training.encoding import Encoded
@@ -41,11 +41,6 @@ def task_digest(task: Task) -> str:
     return _digest([repr((task.labels, task.metrics, rows))], {})
 
 
-def _digest(words: Iterable[str], arrays: Mapping[str, Array]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for word in words:
-        found.update(f"{len(word)}:{word}".encode())
-    for path, array in sorted(arrays.items()):
-        found.update(f"{path} {array.dtype} {array.shape} ".encode())
-        found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+def _digest(words: Sequence[str], arrays: Mapping[str, Array]) -> str:
+    named = [(path, str(leaf.dtype), leaf.shape, digest(np.asarray(leaf))) for path, leaf in sorted(arrays.items())]
+    return digest_text(repr((words, named)))

@@ -63,34 +63,36 @@ def test_all_trackers_are_told(tmp_path):
     assert read_lines(tmp_path / "a.jsonl") == read_lines(tmp_path / "b.jsonl") == [{"step": 7, "loss": 1.0}]
 
 
-def test_tensorboard_reads_what_was_written(tmp_path):
-    pytest.importorskip("tensorboardX")
+def events_in(folder):
+    """The events of the one file there."""
     from tensorboardX.proto.event_pb2 import Event
 
+    (file,) = folder.glob("events.*")
+    data, events = file.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return events
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorboardX")
     tracker = TensorBoard(tmp_path)
     tracker.log(3, {"loss": 0.5, "dev/accuracy": 0.75})
     tracker.close()
-    (file,) = tmp_path.glob("events.*")
-    data, found = file.read_bytes(), {}
-    while data:
-        size = int.from_bytes(data[:8], "little")
-        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    found = {
+        (value.tag, event.step): value.simple_value for event in events_in(tmp_path) for value in event.summary.value
+    }
     assert found == {("loss", 3): 0.5, ("dev/accuracy", 3): 0.75}
 
 
 def test_tensorboard_is_told_where_a_run_goes_on(tmp_path):
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import SessionLog
 
     TensorBoard(tmp_path, 4).close()
-    (file,) = tmp_path.glob("events.*")
-    data, events = file.read_bytes(), []
-    while data:
-        size = int.from_bytes(data[:8], "little")
-        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-        events.append(event)
-    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [5]
+    assert [event.step for event in events_in(tmp_path) if event.session_log.status == SessionLog.START] == [5]
 
 
 def test_without_tensorboardx_the_message_says_how_to_get_it(tmp_path, monkeypatch):

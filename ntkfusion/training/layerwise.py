@@ -19,6 +19,7 @@ from ntkfusion.training.encoding import Encoded, encode
 from ntkfusion.training.evaluate import padded_lengths
 from ntkfusion.training.groups import Flat, flatten, unflatten
 from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
+from ntkfusion.training.memory import check_tuning_memory
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import Account
@@ -99,7 +100,7 @@ def tune_layers(
 
     Raises:
         InputError: if the teacher has the same blocks as the student or another architecture, the recipe has dropout,
-            there are no texts, or the store holds another run.
+            there are no texts, an update would not fit into memory, or the store holds another run.
         NonFiniteLossError: when a loss or a gradient is no number; the state before that update is saved.
     """
     recipe = TUNE_LAYERS if recipe is None else recipe
@@ -108,6 +109,7 @@ def tune_layers(
     pair, sets = Pair.of(student, teacher), _splits(texts, held_out, seed)
     train, rest = (encode(student, each, max_length=recipe.max_length) for each in sets)
     buckets = padded_lengths(student, (train, rest), recipe.num_buckets)
+    check_tuning_memory(pair, recipe, max(buckets))
     tuning = _Tuning(pair, train, rest, buckets, recipe, seed, store, save_steps)
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         trained, report = tuning.run(Several(trackers))
@@ -164,16 +166,12 @@ class _Tuning:
     def _start(self, tracker: Tracker) -> tuple[TrainState, Progress]:
         """State and errors before the first update that is left to do; the errors of every layer are the history."""
         state = first_state(self.pair.trained, build_optimizer(self.recipe, self.recipe.num_updates(len(self.texts))))
+        progress = Progress({}, run="" if self.store is None else self._digest())
         if self.store is not None and self.store.step is not None:
-            if self.store.run != self._digest():
-                raise InputError(
-                    "the state store holds another tuning: student, teacher, texts, recipe or seed differ from this "
-                    "one's; go on with the same ones, or use an empty folder"
-                )
-            return self.store.restore(state, {})
+            return self.store.resume(state, progress)
         before = self._measure(self.pair.trained, 0, tracker)
         errors = {f"layer_{index}": error for index, error in enumerate(before)}
-        progress = Progress({}, (errors,), run="" if self.store is None else self._digest())
+        progress = dataclasses.replace(progress, history=(errors,))
         self._save(state, progress)
         return state, progress
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.data.task import Task
-from ntkfusion.errors import InputError, NonFiniteLossError, NonFiniteOutputsError
+from ntkfusion.errors import NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
 from ntkfusion.training.batches import Minibatch, minibatches
@@ -91,8 +91,7 @@ class Run:
         state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
         if self.store is not None:
             progress = dataclasses.replace(progress, run=self.digest(trained, frozen))
-            if self.store.step is not None:
-                state, progress = self._restored(self.store, state, progress)
+            state, progress = self.store.resume(state, progress)
         if progress.finished:
             return state, progress
         config, recipe = self.model.config, self.recipe
@@ -114,14 +113,6 @@ class Run:
             if progress.finished:
                 break
         return state, progress
-
-    def _restored(self, store: StateStore, state: TrainState, fresh: Progress) -> tuple[TrainState, Progress]:
-        if store.run != fresh.run:
-            raise InputError(
-                "the state store holds another run: model, examples, recipe, groups or seed differ from this one's; go "
-                "on with the same ones, or use an empty folder"
-            )
-        return store.restore(state, fresh.best)
 
     def digest(self, trained: Flat, frozen: Flat) -> str:
         """What the run depends on, in short: all numbers that two runs with the same result share.

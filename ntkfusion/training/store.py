@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from ntkfusion.errors import InputError
 from ntkfusion.training.groups import Flat
 from ntkfusion.training.step import TrainState
 
@@ -59,12 +60,6 @@ class StateStore:
         """Updates done at the last save; None without one."""
         return self._manager.latest_step()
 
-    @property
-    def run(self) -> str:
-        """The digest of the run that was saved last."""
-        found = self._manager.restore(self.step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))
-        return found["facts"].get("run", "")
-
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save; nothing is written if this step is saved already.
 
@@ -81,28 +76,40 @@ class StateStore:
         )
         self._manager.save(step, args=parts, force=True)
 
-    def restore(self, state: TrainState, best: Flat) -> tuple[TrainState, Progress]:
-        """The last save.
+    def resume(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+        """What was saved last, bit by bit; what is given where nothing was.
 
         Args:
-            state: a state of the same run, for its shapes and dtypes.
-            best: its parameters.
+            state: before the first update.
+            progress: before it, with the run's digest.
 
         Returns:
-            State and progress, bit by bit as they were saved.
+            State and progress to go on from.
+
+        Raises:
+            InputError: if another run was saved here.
         """
-        structure = jax.tree.structure((state, best))
+        if self.step is None:
+            return state, progress
+        saved = self._manager.restore(self.step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        if saved.get("run", "") != progress.run:
+            raise InputError(
+                "the state store holds another run: models, examples, recipe, groups or seed differ from this one's; "
+                "go on with the same ones, or use an empty folder"
+            )
+        state, best = self._arrays((state, progress.best))
+        return state, Progress(best, **(saved | {"history": tuple(saved["history"])}))
+
+    def _arrays(self, like: tuple[TrainState, Flat]) -> tuple[TrainState, Flat]:
+        """The arrays of the last save, which have the shapes and dtypes of these."""
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in _leaves((state, best)).items()
+            for name, leaf in _leaves(like).items()
         }
-        parts = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore())
-        found = self._manager.restore(self.step, args=parts)
+        parts = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+        found = self._manager.restore(self.step, args=parts)["arrays"]
         # copies: orbax's arrays may share memory with its reader, and updates take over what they are given
-        arrays = [jnp.copy(found["arrays"][name]) for name in abstract]
-        state, best = jax.tree.unflatten(structure, arrays)
-        facts: dict[str, Any] = found["facts"] | {"history": tuple(found["facts"]["history"])}
-        return state, Progress(best, **facts)
+        return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(found[name]) for name in abstract])
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -117,7 +117,7 @@ def test_tuning_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_p
         assert told.seen[0] == first
     assert same == report
     assert all(np.array_equal(leaf, flatten(whole.params)[path]) for path, leaf in flatten(tuned.params).items())
-    with pytest.raises(InputError, match="another tuning"):
+    with pytest.raises(InputError, match="holds another run"):
         nf.tune_layers(student, teacher, *texts, **options, seed=1)
     store.close()
 

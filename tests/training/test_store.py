@@ -30,7 +30,7 @@ def holds(folder, step):
     """Whether the folder holds what was saved at a step, and takes what is saved next."""
     store = StateStore(folder)
     assert store.step == step
-    found, done = store.restore(state(0), state(0).params)
+    found, done = store.resume(state(0), progress(0))
     store.save(state(9), progress(9))
     assert store.step == 9
     store.close()
@@ -51,7 +51,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     store.save(one, progress(1))
     store.save(state(5), progress(5))  # the same step: what is there stays
     empty = jax.tree.map(jnp.zeros_like, one)
-    found, _ = store.restore(empty, progress(0).best)
+    found, _ = store.resume(empty, progress(0))
     assert jax.tree.structure(found) == jax.tree.structure(one)
     assert is_same(found, one)
     store.close()

@@ -142,7 +142,7 @@ def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
     lines = [
         f"Task: {task['name']}, {sizes} examples ({task['source']}). Head: {found.conditions['head']}.",
         f"{spread}{_choice(found)}.",
-        f"Pace: {_pace(found)} tokens/s, padding not counted.",
+        f"Pace: {_pace(found)} tokens/s, padding not counted, compilation included.",
         *_tuning(found),
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     ]

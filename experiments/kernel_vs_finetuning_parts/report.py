@@ -81,14 +81,19 @@ def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
 
 
 def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
-    """Rank correlations of −error with scores, per width and over all, within tasks."""
+    """Rank correlations of −error with scores, within tasks: per width, over all, and of every task alone."""
     compressed = [point for point in all_points if point.method != NONE]
+    choices: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
+        f"width {width_label(width)}": (options.tasks, (width,)) for width in options.widths
+    }
+    choices["all widths"] = (options.tasks, options.widths)
+    if len(options.tasks) > 1:
+        choices |= {f"{task} alone": ((task,), options.widths) for task in options.tasks}
     rows = []
     for outcome, outcome_name in OUTCOMES.items():
         for measure, name in MEASURES.items():
-            choices = [*((width,) for width in options.widths), options.widths]
-            cells = [_cell(_pairs(options, compressed, widths, measure, outcome), options) for widths in choices]
-            rows.append([name, outcome_name, *cells])
+            pairs = [_pairs(tasks, compressed, widths, measure, outcome) for tasks, widths in choices.values()]
+            rows.append([name, outcome_name, *(_cell(each, options) for each in pairs)])
     count = len({point.method for point in compressed})
     note = (
         f"Spearman's ρ between −error before training and score, over {count} methods, mean over tasks "
@@ -96,16 +101,15 @@ def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
         f"intervals of the percentile bootstrap over methods, each drawn with all its widths and tasks "
         f"({options.resamples} draws, seed 0). Points are means over seeds."
     )
-    columns = ("error of", "foretells", *(f"width {width_label(width)}" for width in options.widths), "both")
-    return Table("Which measure foretells the score?", columns, rows, (note,))
+    return Table("Which measure foretells the score?", ("error of", "foretells", *choices), rows, (note,))
 
 
 def _pairs(
-    options: Options, points: Sequence[Point], widths: Sequence[float], measure: str, outcome: str
+    tasks: Sequence[str], points: Sequence[Point], widths: Sequence[float], measure: str, outcome: str
 ) -> list[Pair]:
     """−error and score of every task that has both, [methods, widths]."""
     methods, found = list(dict.fromkeys(point.method for point in points)), []
-    for task in options.tasks:
+    for task in tasks:
         x, y = np.full((2, len(methods), len(widths)), np.nan)
         for point in points:
             if point.task == task and point.width in widths:

@@ -89,6 +89,29 @@ def test_correlations_are_means_over_tasks_and_methods_are_drawn_with_all_they_h
     assert mean_rho([(x[0], y[0])]) == pytest.approx(spearmanr(x[0, 1:].ravel(), y[0, 1:].ravel()).statistic)
 
 
+def test_every_task_has_correlations_of_its_own(script):
+    from kernel_vs_finetuning_parts.measures import MEASURES
+    from kernel_vs_finetuning_parts.report import OUTCOMES, Point, correlation_table
+
+    options = script["Options"](tasks=("sst2", "mrpc"), widths=(0.5,), resamples=100)
+    points = [
+        # one order on one task, the other one on the other
+        Point(
+            task,
+            method,
+            0.5,
+            "accuracy",
+            {name: [3.0 - place] for name in MEASURES} | {name: [score] for name in OUTCOMES},
+        )
+        for task, sign in (("sst2", 1), ("mrpc", -1))
+        for place, method in enumerate(("svd", "mmd", "random-neurons"))
+        for score in [0.6 + sign * place / 10]
+    ]
+    table = correlation_table(options, points)
+    assert table.columns == ("error of", "foretells", "width 1/2", "all widths", "sst2 alone", "mrpc alone")
+    assert [cell[:5] for cell in table.rows[0][2:]] == ["0.00 ", "0.00 ", "1.00 ", "-1.00"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

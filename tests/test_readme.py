@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
 import ntkfusion as nf
+from ntkfusion.cli import Command
 from ntkfusion.compression.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +25,15 @@ def test_python_examples_run(capsys):
     assert "(2, 9, 384)" in out
     assert "at most (result 64 B), 2 at a time" in out
     assert "{'MLP': (2, 2, 2, 2), 'rest': (2, 2, 2, 2)}" in out
+
+
+def test_commands_are_understood():
+    blocks = [text for language, text in re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL) if not language]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if "ntkfusion " in line.partition("#")[0]]
+    for words in commands:
+        assert tyro.cli(Command, args=words[words.index("ntkfusion") + 1 :])  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert len(commands) > 10
 
 
 def test_the_script_of_the_theory_checks_bounds(capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Var
 from jaxtyping import Array
 
 from ntkfusion.errors import InputError
@@ -110,8 +111,7 @@ def _residual_bytes(forward: Forward, params: tuple[Flat, Flat], arrays: Mapping
         return jax.vjp(lambda trained: forward(trained, frozen, arrays), trained)[1]
 
     program = jax.make_jaxpr(backward)(*params, arrays).jaxpr
-    given = set(program.invars)
-    found = {each for each in program.outvars if not hasattr(each, "val")} - given
+    found: set[Any] = {each for each in program.outvars if isinstance(each, Var)} - {*program.invars}
     return sum(each.aval.size * jnp.dtype(each.aval.dtype).itemsize for each in found)
 
 

@@ -48,7 +48,6 @@ def of_task(recipe, groups=()):
     """The estimate for fine-tuning, and the plan."""
     model = random_weights(LARGER, 0.3)
     arrays = random_encoded(8, 0).batch(range(8), 8, LENGTH)
-    arrays = {name: array[: recipe.batch_size] for name, array in arrays.items()}
     trained, frozen = split(model.params, groups)
     fixed = Fixed(frozen, model.constants, dropout_key(0), {})
     plan = planned(task_loss(model.config, is_regression=False), trained, fixed, arrays, recipe)
@@ -97,4 +96,3 @@ def test_tuning_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
     monkeypatch.setattr(memory, "memory_limit", lambda limit: 10_000)
     with pytest.raises(InputError, match=r"an update of 16 examples .* needs about .* there is room for 9\.8 KiB"):
         nf.tune_layers(halved(teacher), teacher, examples(8, 0), dataclasses.replace(TUNE_LAYERS, batch_size=16))
-    assert jax.tree.leaves(teacher.params), "and nothing is changed"

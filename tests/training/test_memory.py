@@ -57,7 +57,7 @@ def of_task(recipe, groups=()):
 @pytest.mark.parametrize(
     ("recipe", "groups"),
     [
-        (ADAM, ()),
+        pytest.param(ADAM, (), marks=pytest.mark.slow),
         (dataclasses.replace(ADAM, dropout=False), (Group("*embeddings*", 0.0), Group("layer_0/*", 0.0))),
         pytest.param(dataclasses.replace(ADAM, accumulation=4), (), marks=pytest.mark.slow),
     ],
@@ -79,7 +79,7 @@ def halved(model, layers=(2,)):
     )
 
 
-@pytest.mark.parametrize("layers", [(2,), (0, 1, 2)])
+@pytest.mark.parametrize("layers", [pytest.param((2,), marks=pytest.mark.slow), (0, 1, 2)])
 def test_an_update_of_layer_wise_tuning_takes_about_what_was_estimated(layers):
     teacher = random_weights(LARGER, 0.3)
     pair, recipe = Pair.of(halved(teacher, layers), teacher), dataclasses.replace(TUNE_LAYERS, batch_size=8)

@@ -64,6 +64,12 @@ def duplicated(model, copies):
     return model.replace_mlp_blocks({0: whole}), model.replace_mlp_blocks({0: once}), places
 
 
+def half(block):
+    """Every second neuron, counted twice by constants."""
+    q = jnp.full(block.hidden_width // 2, 2.0, block.w1.dtype)
+    return MLPBlock(block.w1[:, ::2], block.b1[::2], block.w2[::2], block.b2, q=q, activation=block.activation)
+
+
 def examples(count, seed, lengths=(3, 8)):
     """Random sentences whose label is whether the first word is even."""
     rng = np.random.default_rng(seed)

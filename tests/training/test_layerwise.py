@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from encoder_parity import random_weights
 from scipy.special import erf
-from tiny_training import CONFIG, as_readable, examples, in_double, random_encoded, relative
+from tiny_training import CONFIG, as_readable, examples, half, in_double, random_encoded, relative
 
 import ntkfusion as nf
 from ntkfusion.data.task import Examples
@@ -44,12 +44,6 @@ class PairIds:
             ids.append((parts[0] + parts[1])[:max_length])
             types.append(([0] * len(parts[0]) + [1] * len(parts[1]))[:max_length])
         return {"input_ids": ids, "token_type_ids": types}
-
-
-def half(block):
-    """Every second neuron, counted twice by constants."""
-    q = jnp.full(block.hidden_width // 2, 2.0, block.w1.dtype)
-    return nf.MLPBlock(block.w1[:, ::2], block.b1[::2], block.w2[::2], block.b2, q=q, activation=block.activation)
 
 
 def half_of_each(block):

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import pytest
 from encoder_parity import random_weights
-from tiny_training import CONFIG, as_readable, examples, random_encoded
+from tiny_training import CONFIG, as_readable, examples, half, random_encoded
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
@@ -69,14 +69,9 @@ def test_an_update_of_fine_tuning_takes_about_what_was_estimated(recipe, groups)
 
 
 def halved(model, layers=(2,)):
-    """Some blocks with every second neuron."""
-    blocks = {layer: model.mlp_blocks()[layer] for layer in layers}
-    return model.replace_mlp_blocks(
-        {
-            layer: nf.MLPBlock(old.w1[:, ::2], old.b1[::2], old.w2[::2], old.b2, activation=old.activation)
-            for layer, old in blocks.items()
-        }
-    )
+    """The model with some blocks of half the neurons."""
+    blocks = model.mlp_blocks()
+    return model.replace_mlp_blocks({layer: half(blocks[layer]) for layer in layers})
 
 
 @pytest.mark.parametrize("layers", [pytest.param((2,), marks=pytest.mark.slow), (0, 1, 2)])

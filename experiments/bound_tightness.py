@@ -31,10 +31,10 @@ from bound_tightness_parts.measure import measure
 from bound_tightness_parts.tables import plain_table, share_table
 from rich.console import Console
 
-from ntkfusion.conditions import environment
+from ntkfusion.commands.conditions import environment
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.files import new_files
 from ntkfusion.reporting.plots import save_png
+from ntkfusion.utils.files import new_files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,9 @@ from kernel_distance_parts.tables import Section
 from kernel_distance_parts.tradeoff import tradeoff_section
 from rich.console import Console
 
-from ntkfusion.conditions import environment
+from ntkfusion.commands.conditions import environment
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.files import new_files
-from ntkfusion.folders import MARKER
+from ntkfusion.utils.files import MARKER, new_files
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "blocks": blocks_section,

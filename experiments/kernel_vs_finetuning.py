@@ -35,13 +35,12 @@ from kernel_vs_finetuning_parts.report import correlation_table, curve_table, po
 from kernel_vs_finetuning_parts.runs import Case, cases, job, run
 from rich.console import Console
 
-from ntkfusion.allocator import give_back_memory
-from ntkfusion.conditions import environment
+from ntkfusion.commands.conditions import environment
 from ntkfusion.errors import NTKFusionError
-from ntkfusion.files import new_files
-from ntkfusion.folders import MARKER
-from ntkfusion.progress import progress_bar
 from ntkfusion.reporting.plots import save_png
+from ntkfusion.utils.allocator import give_back_memory
+from ntkfusion.utils.files import MARKER, new_files
+from ntkfusion.utils.progress import progress_bar
 
 #: A run's seconds before the first one is done: what the author's two cores took.
 SECONDS_GUESSED = 180.0

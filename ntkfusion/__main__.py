@@ -1,6 +1,6 @@
 """``python -m ntkfusion``."""
 
-from ntkfusion.cli import command
+from ntkfusion.commands.main import command
 
 if __name__ == "__main__":
     command()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.models.gated import GatedBlock
-from ntkfusion.models.masked import MaskedBlock
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.gated import GatedBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0, dtype=None) -> jax.Array:

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from ntkfusion.allocator import give_back_memory, keep_freed_memory
+from ntkfusion.utils.allocator import give_back_memory, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 

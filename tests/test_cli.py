@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ntkfusion.checkpoints.sources import find_folder
-from ntkfusion.cli import Interrupts, main
+from ntkfusion.commands.main import Interrupts, main
 
 FAST = ["--width", "0.25", "--tokens", "16", "--calibration-tokens", "48", "--restarts", "1", "--layers", "0", "5"]
 #: Methods that take no time.
@@ -40,7 +40,7 @@ def run(capsys, *arguments):
 )
 def test_help_and_version_import_nothing_heavy(arguments):
     script = (
-        "import sys\nfrom ntkfusion.cli import Interrupts, main\n"
+        "import sys\nfrom ntkfusion.commands.main import Interrupts, main\n"
         f"try:\n    main({arguments})\nexcept SystemExit as error:\n    assert not error.code\n"
         "heavy = {'jax', 'jaxlib', 'flax', 'transformers', 'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))"

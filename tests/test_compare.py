@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compare import _compress, count_steps, make_plan, run
+from ntkfusion.commands.compare.options import Compare
+from ntkfusion.commands.compare.run import _compress, count_steps, make_plan, run
 from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.registry import METHODS, Entry
-from ntkfusion.data.inputs import collect_block_inputs
+from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.errors import InputError
-from ntkfusion.options import Compare
 
 
 @pytest.fixture(scope="module")

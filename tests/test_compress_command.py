@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.cli import main
+from ntkfusion.commands.main import main
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ntkfusion.conditions import command_line, describe_model
-from ntkfusion.options import Compare
+from ntkfusion.commands.compare.options import Compare
+from ntkfusion.commands.conditions import command_line, describe_model
 
 
 def test_command_repeats_the_run():

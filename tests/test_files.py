@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.files import check_files, new_files
+from ntkfusion.utils.files import check_files, new_files
 
 NAMES = ("k.npz", "k.png", "k_spectrum.png")
 

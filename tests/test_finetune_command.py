@@ -12,15 +12,16 @@ import pytest
 from rich.console import Console
 
 import ntkfusion as nf
-from ntkfusion import finetune_job, finetune_start
-from ntkfusion.cli import main
+from ntkfusion.commands.finetune import run as finetune_job
+from ntkfusion.commands.finetune import start as finetune_start
+from ntkfusion.commands.finetune.options import Finetune
+from ntkfusion.commands.finetune.plan import make_plan
+from ntkfusion.commands.finetune.report import print_finetuning
+from ntkfusion.commands.finetune.run import Finetuned, SeedResult
+from ntkfusion.commands.main import main
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.finetune_job import Finetuned, SeedResult
-from ntkfusion.finetune_plan import make_plan
-from ntkfusion.models.switch_config import SwitchConfig
-from ntkfusion.options import Finetune
-from ntkfusion.reporting.finetuning import print_finetuning
-from ntkfusion.training import fit as fit_module
+from ntkfusion.models.switch.config import SwitchConfig
+from ntkfusion.training import fine_tuning as fit_module
 from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines
 

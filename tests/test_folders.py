@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.folders import MARKER, check_output, new_folder
+from ntkfusion.utils.files import MARKER, check_output, new_folder
 
 
 def write(folder, text, **options):

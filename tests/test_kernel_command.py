@@ -12,12 +12,12 @@ import pytest
 from blocks import relative
 
 import ntkfusion as nf
-from ntkfusion.cli import main
-from ntkfusion.kernel_job import make_plan, output_files, run
-from ntkfusion.kernel_problem import network_function, parameter_groups
-from ntkfusion.kernels.selection import group_leaves, parameter_paths
-from ntkfusion.options import Kernel
+from ntkfusion.commands.kernel.options import Kernel
+from ntkfusion.commands.kernel.problem import network_function, parameter_groups
+from ntkfusion.commands.kernel.run import make_plan, output_files, run
+from ntkfusion.commands.main import main
 from ntkfusion.reporting.kernel_file import load_kernel_file
+from ntkfusion.utils.parameter_paths import group_leaves, parameter_paths
 
 TINY = ("--examples", "3", "--max-length", "6")
 HEAD = nf.BertConfig(
@@ -78,8 +78,8 @@ def test_block_is_the_closed_form(tmp_path, capsys, minilm):
 
 
 def test_block_inputs_are_those_that_compare_holds_out(minilm):
-    from ntkfusion.compare import make_plan as plan_comparison
-    from ntkfusion.options import Compare
+    from ntkfusion.commands.compare.options import Compare
+    from ntkfusion.commands.compare.run import make_plan as plan_comparison
 
     file = run(make_plan(Kernel(scope="block:2", tokens=7, words_only=True, seed=5)), lambda what, done: None)
     held_out = plan_comparison(Compare(seed=5)).held_out
@@ -243,7 +243,9 @@ def test_one_sentence_is_enough(tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path, monkeypatch, capsys, minilm):
-    monkeypatch.setattr("ntkfusion.kernel_job.load_model", lambda name: dataclasses.replace(minilm, tokenizer=None))
+    monkeypatch.setattr(
+        "ntkfusion.commands.kernel.run.load_model", lambda name: dataclasses.replace(minilm, tokenizer=None)
+    )
     for scope in ("block:0", "network"):
         code, _, err = run_kernel(capsys, "--scope", scope, "--out", tmp_path / "k.npz")
         assert code == 2

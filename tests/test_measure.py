@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
+from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.errors import InputError
-from ntkfusion.measure import Reference, check_memory
 
 
 def test_more_tokens_than_memory_has_room_for():

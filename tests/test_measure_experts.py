@@ -8,8 +8,8 @@ import pytest
 from blocks import dense_block, mixture_block, normal
 
 import ntkfusion as nf
-from ntkfusion.measure_experts import ExpertReference, Routes
-from ntkfusion.models.mixture import MixtureBlock
+from ntkfusion.commands.compare.experts import ExpertReference, Routes
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def relative(changed, original):

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 import ntkfusion as nf
-from ntkfusion.cli import Command
+from ntkfusion.commands.main import Command
 from ntkfusion.compression.registry import METHODS
 
 ROOT = Path(__file__).parents[1]

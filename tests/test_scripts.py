@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ntkfusion.errors import OutputExistsError
-from ntkfusion.theory.check import Scope
+from ntkfusion.verification.check import Scope
 
 ROOT = Path(__file__).parents[1]
 

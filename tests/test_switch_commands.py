@@ -12,12 +12,13 @@ from blocks import relative
 from safetensors.numpy import save_file
 
 import ntkfusion as nf
-from ntkfusion.checkpoints.switch_names import SWITCH
-from ntkfusion.cli import main
-from ntkfusion.compare import make_plan
+from ntkfusion.commands.compare.options import Compare
+from ntkfusion.commands.compare.run import make_plan
+from ntkfusion.commands.main import main
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.switch_config import SwitchConfig, hf_config
-from ntkfusion.options import Compare
+from ntkfusion.models.switch.config import SwitchConfig
+from ntkfusion.models.switch.config import switch_hf_config as hf_config
+from ntkfusion.models.switch.names import SWITCH
 from ntkfusion.reporting.kernel_file import load_kernel_file
 from ntkfusion.reporting.results import read_comparison
 

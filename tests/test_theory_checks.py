@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from blocks import dense_block, normal
 
-from ntkfusion import verify_job
-from ntkfusion.cli import main
-from ntkfusion.theory import check_cases, output_bounds, sgd_terms, sign_bounds, signal_bounds
-from ntkfusion.theory.check import Check, Control, Curve, Outcome, Real, Row, Scope, double_precision
-from ntkfusion.theory.output_bounds import output_bound_of
-from ntkfusion.theory.run_check import run_check
-from ntkfusion.theory.sgd_bounds import sgd_bound_of
-from ntkfusion.theory.sign_bounds import sign_bound_of
-from ntkfusion.theory.signal_bounds import signal_bound_of
-from ntkfusion.verify_job import find_checks
+from ntkfusion.commands.main import main
+from ntkfusion.commands.verify import run as verify_job
+from ntkfusion.commands.verify.run import find_checks
+from ntkfusion.theory.blocks import output_bounds, sign_bounds, signal_bounds
+from ntkfusion.theory.blocks import sgd_bounds as sgd_terms
+from ntkfusion.theory.blocks.output_bounds import output_bound_of
+from ntkfusion.theory.blocks.sgd_bounds import sgd_bound_of
+from ntkfusion.theory.blocks.sign_bounds import sign_bound_of
+from ntkfusion.theory.blocks.signal_bounds import signal_bound_of
+from ntkfusion.verification import cases as check_cases
+from ntkfusion.verification.check import Check, Control, Curve, Outcome, Real, Row, Scope, double_precision, run_check
 
 CHECKS = find_checks()
 #: By default with one activation and less of what takes long; the slow tests run them as `ntkfusion verify` does.

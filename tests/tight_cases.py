@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.blocks.dense import MLPBlock
 
 D, M, OUTPUTS, C, N = 3, 9, 4, 4, 5
 

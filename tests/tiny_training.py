@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from encoder_parity import random_weights
 
-from ntkfusion.data.task import Examples, Task
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.training.encoding import Encoded
-from ntkfusion.training.groups import flatten
-from ntkfusion.training.losses import task_loss
+from ntkfusion.data.tasks.task import Examples, Task
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.training.batches import Encoded
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step
+from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from ntkfusion.utils.parameter_paths import flatten
 
 CONFIG = BertConfig(
     vocab_size=31,

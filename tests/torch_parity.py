@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from ntkfusion.checkpoints.tables import table_of
+from ntkfusion.models.registry import architecture_of
 
 
 class Differences(NamedTuple):
@@ -38,7 +38,7 @@ def compare(model, oracle, batch, *, gradients):
         tree, found = jax.jit(jax.grad(loss, has_aux=True))(model.params)
         oracle.zero_grad()
         _readout(expected, batch).backward()
-        ours = table_of(model.config).named_tensors(tree, head=model.config.head)
+        ours = architecture_of(model.config).names.named_tensors(tree, head=model.config.head)
         worst, tensor = _worst_gradient(ours, oracle)
     else:
         _, found = jax.jit(loss)(model.params)

@@ -19,16 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import ntkfusion as nf
-from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.oracle import block_function, jacobian
-from ntkfusion.models.gated import GatedBlock
-from ntkfusion.models.masked import MaskedBlock
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import Block, FactorizedBlock, MLPBlock
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST
-from ntkfusion.theory.check_cases import ACTIVATIONS, normal, random_block
-from ntkfusion.theory.run_check import run_alone
+from ntkfusion.kernels.kinds import Kind
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, jacobian
+from ntkfusion.models.blocks.block import Block
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.gated import GatedBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.verification.bounds import FAST
+from ntkfusion.verification.cases import ACTIVATIONS, normal, random_block
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 INPUTS = 6
 D, M, OUT, RANK, EXPERTS = 5, 9, 3, 2, 3

@@ -2,7 +2,7 @@
 
 Run it: ``uv run theory_checks/constants.py``. Exit code 1 if a statement fails, or if a control passes.
 
-By interval arithmetic and branch and bound (`ntkfusion.theory.constant_proof`); ReLU's are read off. Beside the proof a
+By interval arithmetic and branch and bound (`suprema`); ReLU's are read off. Beside the proof a
 grid of σ', σ'' and σ''' by automatic differentiation of σ, which shares no formula with it, must stay below.
 Controls: every constant lowered by 1e-7 must be refused, and must lie below a value on the grid.
 """
@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.models.activations import get_activation
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.constant_proof import CLOSE, ConstantProof, prove_constant, prove_constants
-from ntkfusion.theory.constants import constants
-from ntkfusion.theory.run_check import run_alone
+from ntkfusion.theory.activations.suprema import CLOSE, ConstantProof, constants, prove_constant, prove_constants
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 ORDERS = {"l1": 1, "l2": 2, "l3": 3}
 #: Every supremum is attained there, and nowhere is the grid further than 1e-5 from its place.

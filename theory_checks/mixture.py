@@ -20,17 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.compression.mlp_fusion import Variant, fuse
-from ntkfusion.kernels.block_program import block_terms
-from ntkfusion.kernels.dense import Kind
-from ntkfusion.kernels.mixture import parts
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST, perturbed
-from ntkfusion.theory.check_cases import D, clusters_of, normal, planted_block, planted_labels
-from ntkfusion.theory.mixture_bounds import mixture_kernel_bound, mixture_output_bound
-from ntkfusion.theory.run_check import run_alone
+from ntkfusion.compression.methods.mlp_fusion import Variant, fuse
+from ntkfusion.kernels.block.mixture import parts
+from ntkfusion.kernels.block.program import block_terms
+from ntkfusion.kernels.kinds import Kind
+from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.theory.blocks.mixture_bounds import mixture_kernel_bound, mixture_output_bound
 from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.bounds import FAST, perturbed
+from ntkfusion.verification.cases import D, clusters_of, normal, planted_block, planted_labels
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 SIZES = (5, 4, 3, 2, 2, 1, 1, 1)
 INPUTS = 40

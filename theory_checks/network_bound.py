@@ -21,17 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.compression.compress import compress
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.models.model import Model, with_subtree
-from ntkfusion.theory import layer_first_order, layer_norm_bound, network_bounds
-from ntkfusion.theory.block_gap import Gap
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST
-from ntkfusion.theory.check_networks import TINY, double_model, packaged_network, planted_networks, tiny_batch
-from ntkfusion.theory.network_bounds import NetworkBound, network_bound
-from ntkfusion.theory.network_errors import network_errors
-from ntkfusion.theory.run_check import run_alone
+from ntkfusion.compression.compress_model import compress
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.models.model import Model
+from ntkfusion.theory.networks import layer_first_order, layer_norm_bound, network_bounds
+from ntkfusion.theory.networks.block_change import Gap
+from ntkfusion.theory.networks.network_bounds import NetworkBound, network_bound
+from ntkfusion.theory.networks.network_errors import network_errors
+from ntkfusion.utils.parameter_paths import with_subtree
+from ntkfusion.verification.bounds import FAST, TINY, double_model, packaged_network, planted_networks, tiny_batch
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 RESIDUALS = (1e-4, 1e-2, 0.3)
 FORMS: dict[str, dict[str, Any]] = {

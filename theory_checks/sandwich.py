@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.compression.mlp_fusion import fuse
-from ntkfusion.kernels.oracle import block_function, jacobian
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST
-from ntkfusion.theory.check_cases import (
+from ntkfusion.compression.methods.mlp_fusion import fuse
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, jacobian
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.verification.bounds import FAST
+from ntkfusion.verification.cases import (
     ACTIVATIONS,
     QUICK_ACTIVATIONS,
     D,
@@ -31,7 +30,7 @@ from ntkfusion.theory.check_cases import (
     planted_block,
     planted_labels,
 )
-from ntkfusion.theory.run_check import run_alone
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 SIZES = (5, 4, 4, 3, 3, 2, 2)
 INPUTS, OUTPUTS = 60, 2

@@ -2,7 +2,7 @@
 
 Run it: ``uv run theory_checks/sgd_kernel_bound.py``. Exit code 1 if a statement fails, or if a control passes.
 
-Every form of `ntkfusion.theory.sgd_bounds` for V4 against measured kernels, pair by pair of inputs, rounding allowance
+Every form of `sgd_bounds` for V4 against measured kernels, pair by pair of inputs, rounding allowance
 included: traced, per output, and the Frobenius norm of the o×o matrix; and for V1's own, inflated kernel. On planted
 clusters with residuals, centres that are not means, random blocks of every activation, and real blocks.
 Controls: an original that is not the one the bound knows; suprema of σ'' and σ''' divided by 50; terms deleted.
@@ -15,11 +15,16 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.compression.mlp_fusion import Variant
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory import majorants, sgd_terms
-from ntkfusion.theory.check import Check, Control, Outcome, Scope
-from ntkfusion.theory.check_bounds import (
+from ntkfusion.compression.methods.mlp_fusion import Variant
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.activations import majorants
+from ntkfusion.theory.blocks import sgd_bounds as sgd_terms
+from ntkfusion.theory.blocks.evaluation import evaluate_unchecked, evaluation_of
+from ntkfusion.theory.blocks.kernel_weights import FusedConstants, constants_of
+from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks, residuals_of
+from ntkfusion.theory.blocks.sgd_bounds import frobenius_bound, sgd_bound_of
+from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.bounds import (
     FAST,
     Compared,
     Term,
@@ -30,15 +35,8 @@ from ntkfusion.theory.check_bounds import (
     term_controls,
     violated,
 )
-from ntkfusion.theory.check_cases import Case, real_cases, synthetic_cases
-from ntkfusion.theory.evaluation import evaluate_unchecked, evaluation_of
-from ntkfusion.theory.kernel_weights import FusedConstants, constants_of
-from ntkfusion.theory.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.residuals import residuals_of
-from ntkfusion.theory.run_check import run_alone
-from ntkfusion.theory.sgd_bounds import sgd_bound_of
-from ntkfusion.theory.sgd_frobenius import frobenius_bound
-from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.cases import Case, real_cases, synthetic_cases
+from ntkfusion.verification.check import Check, Control, Outcome, Scope, run_alone
 
 FORMS = ("tight", "first", "second", "cheap", "weights")
 SWITCHES: dict[Term, tuple[str, float]] = {

@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.compression.mlp_fusion import fuse
+from ntkfusion.compression.methods.mlp_fusion import fuse
 from ntkfusion.compression.neurons import neuron_vectors
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.check import Check, Control, Curve, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST, kernel_gap
-from ntkfusion.theory.check_cases import (
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.bounds import FAST, kernel_gap
+from ntkfusion.verification.cases import (
     ACTIVATIONS,
     QUICK_ACTIVATIONS,
     SIZES,
@@ -36,8 +36,7 @@ from ntkfusion.theory.check_cases import (
     planted_block,
     planted_labels,
 )
-from ntkfusion.theory.run_check import run_alone
-from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.check import Check, Control, Curve, Outcome, Row, Scope, run_alone
 
 #: Evaluated inputs; training inputs, of which there must be many for small fractions of flipped signs.
 INPUTS, TRAINING = 30, 10_000

@@ -2,7 +2,7 @@
 
 Run it: ``uv run theory_checks/signal_bound.py``. Exit code 1 if a statement fails, or if a control passes.
 
-The bound of `ntkfusion.theory.signal_bounds` against ‖∂f/∂x − ∂f̃/∂x‖_F by automatic differentiation, input by input,
+The bound of `signal_bounds` against ‖∂f/∂x − ∂f̃/∂x‖_F by automatic differentiation, input by input,
 rounding allowance included: on planted clusters with residuals, centres that are not means, random blocks of every
 activation, and real blocks.
 Controls: an original that is not the one the bound knows; suprema of σ'' and σ''' divided by 50; terms deleted.
@@ -15,16 +15,15 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory import majorants, signal_bounds
-from ntkfusion.theory.check import Check, Control, Outcome, Scope
-from ntkfusion.theory.check_bounds import FAST, Compared, Term, perturbed, rows_of, term_controls, violated
-from ntkfusion.theory.check_cases import Case, real_cases, synthetic_cases
-from ntkfusion.theory.evaluation import evaluate_unchecked, evaluation_of
-from ntkfusion.theory.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.residuals import residuals_of
-from ntkfusion.theory.run_check import run_alone
-from ntkfusion.theory.signal_bounds import signal_bound_of
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.activations import majorants
+from ntkfusion.theory.blocks import signal_bounds
+from ntkfusion.theory.blocks.evaluation import evaluate_unchecked, evaluation_of
+from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks, residuals_of
+from ntkfusion.theory.blocks.signal_bounds import signal_bound_of
+from ntkfusion.verification.bounds import FAST, Compared, Term, perturbed, rows_of, term_controls, violated
+from ntkfusion.verification.cases import Case, real_cases, synthetic_cases
+from ntkfusion.verification.check import Check, Control, Outcome, Scope, run_alone
 
 #: Inputs of real blocks: each has a Jacobian of o d numbers.
 REAL_INPUTS = 8

@@ -22,9 +22,9 @@ import numpy as np
 import optax
 
 import ntkfusion as nf
-from ntkfusion.compression.mlp_fusion import Variant, fuse
-from ntkfusion.theory.check import Check, Control, Curve, Outcome, Row, Scope
-from ntkfusion.theory.check_cases import (
+from ntkfusion.compression.methods.mlp_fusion import Variant, fuse
+from ntkfusion.theory.trajectories import Followed, Law, follow, loss, step, with_constants, zero_state
+from ntkfusion.verification.cases import (
     ACTIVATIONS,
     QUICK_ACTIVATIONS,
     SIZES,
@@ -35,8 +35,7 @@ from ntkfusion.theory.check_cases import (
     planted_labels,
     repeated,
 )
-from ntkfusion.theory.run_check import run_alone
-from ntkfusion.theory.trajectories import Followed, Law, follow, loss, step, with_constants, zero_state
+from ntkfusion.verification.check import Check, Control, Curve, Outcome, Row, Scope, run_alone
 
 STEPS = 200
 #: Largest difference while the theorem holds; smallest one at the end where it does not.

@@ -16,13 +16,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.compression.mlp_fusion import fuse
-from ntkfusion.kernels.dense import Kind, terms
-from ntkfusion.kernels.terms import evaluate as evaluate_terms
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.check import Check, Control, Outcome, Row, Scope
-from ntkfusion.theory.check_bounds import FAST
-from ntkfusion.theory.check_cases import (
+from ntkfusion.compression.methods.mlp_fusion import fuse
+from ntkfusion.kernels.block.dense import terms
+from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
+from ntkfusion.kernels.kinds import Kind
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.bounds import FAST
+from ntkfusion.verification.cases import (
     ACTIVATIONS,
     INPUTS,
     SIZES,
@@ -31,8 +32,7 @@ from ntkfusion.theory.check_cases import (
     planted_block,
     planted_labels,
 )
-from ntkfusion.theory.run_check import run_alone
-from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.check import Check, Control, Outcome, Row, Scope, run_alone
 
 #: Relative errors: at most the first where something is kept, at least the second where it is not.
 EXACT, VISIBLE = 1e-12, 1e-3

@@ -23,7 +23,7 @@ from kernel_benchmark.tables import Section
 from rich.console import Console
 
 from ntkfusion.errors import InputError, NTKFusionError
-from ntkfusion.folders import check_output, new_folder
+from ntkfusion.utils.files import check_output, new_folder
 
 SECTIONS: dict[str, Callable[[Options], Section]] = {
     "block": against_neural_tangents,
@@ -55,7 +55,7 @@ def _console() -> Console:
 
 
 def _write(options: Options, sections: list[Section], folder: Path) -> None:
-    from ntkfusion.compare import environment
+    from ntkfusion.commands.compare.run import environment
     from ntkfusion.reporting.plots import save_png
 
     command = shlex.join(["python", *sys.argv])

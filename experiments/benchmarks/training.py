@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ntkfusion.allocator import keep_freed_memory
+from ntkfusion.utils.allocator import keep_freed_memory
 
 Contestant = Literal["ours", "ours, fused", "transformers"]
 CONTESTANTS: tuple[Contestant, ...] = ("ours", "ours, fused", "transformers")
@@ -76,12 +76,11 @@ def classifier(width: float | None = None) -> Any:
 
 def batches_of(model: Any, options: Options) -> Batches:
     """The first batches of a run."""
-    from ntkfusion.data.task import Examples
-    from ntkfusion.data.tasks import load_task
+    from ntkfusion.data.tasks.load import load_task
+    from ntkfusion.data.tasks.task import Examples
     from ntkfusion.data.text import sample_sentences
-    from ntkfusion.training.batches import minibatches
-    from ntkfusion.training.encoding import encode
-    from ntkfusion.training.evaluate import padded_lengths
+    from ntkfusion.training.batches import encode, minibatches
+    from ntkfusion.training.evaluation import padded_lengths
 
     if os.environ.get("NTKFUSION_DATA_DIR"):
         examples = load_task("sst2").train
@@ -95,10 +94,9 @@ def batches_of(model: Any, options: Options) -> Batches:
 
 def ours(model: Any, batches: Batches, options: Options) -> Callable[[], float]:
     """A pass over the batches; the last loss."""
-    from ntkfusion.training.groups import flatten
-    from ntkfusion.training.losses import task_loss
     from ntkfusion.training.optimizer import build_optimizer
-    from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step
+    from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+    from ntkfusion.utils.parameter_paths import flatten
 
     optimizer = build_optimizer(recipe(options), 10**6)
     step = make_step(task_loss(model.config, is_regression=False), optimizer, recipe(options))
@@ -171,7 +169,6 @@ def memory(contestant: Contestant, file: Path, options: Options) -> list[float]:
 
 
 def measure_memory(options: Options) -> None:
-    import ntkfusion.training.fit  # noqa: F401
 
     if options.memory_of == "transformers":
         from transformers import BertForSequenceClassification  # noqa: F401

@@ -11,13 +11,13 @@ import numpy as np
 
 import ntkfusion as nf
 from bound_tightness_parts.blocks import Case
-from ntkfusion.compression.mlp_fusion import fuse, with_plain_means
+from ntkfusion.compression.methods.mlp_fusion import fuse, with_plain_means
 from ntkfusion.compression.neurons import neuron_vectors
-from ntkfusion.theory.enclosure import Enclosure
-from ntkfusion.theory.output_bounds import output_bound
-from ntkfusion.theory.sgd_bounds import sgd_kernel_bound
-from ntkfusion.theory.tight_output import output_directions, output_enclosure
-from ntkfusion.theory.tight_sgd import kernel_directions, sgd_enclosure
+from ntkfusion.theory.blocks.output_bounds import output_bound
+from ntkfusion.theory.blocks.sgd_bounds import sgd_kernel_bound
+from ntkfusion.theory.enclosures.enclosure import Enclosure
+from ntkfusion.theory.enclosures.output_enclosure import output_directions, output_enclosure
+from ntkfusion.theory.enclosures.sgd_enclosure import kernel_directions, sgd_enclosure
 
 #: Points of a scatter that are kept.
 POINTS = 400

@@ -10,10 +10,10 @@ from kernel_distance_parts.options import Options
 from kernel_distance_parts.store import Job, Store
 from kernel_distance_parts.text import Lab, Text, load_text
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.compression.compress import check_layers
+from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
-from ntkfusion.progress import progress_bar
+from ntkfusion.utils.progress import progress_bar
 
 #: The three errors of a block, as `Reference.errors` names them.
 ERRORS = ("output_error", "sgd_kernel_error", "sign_kernel_error")

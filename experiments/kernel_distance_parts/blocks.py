@@ -14,7 +14,7 @@ from kernel_distance_parts.store import Job, number
 from kernel_distance_parts.tables import Section, Table, finite, spread
 from ntkfusion.compression.contract import Compressed
 from ntkfusion.compression.registry import build_method
-from ntkfusion.reporting.answer import is_best, width_label
+from ntkfusion.reporting.summary import is_best, width_label
 
 #: Which tokens: all kinds, or words only.
 TOKENS = ("", "words_")

@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from kernel_distance_parts.labels import place_labels
 from kernel_distance_parts.store import number
-from ntkfusion.reporting.answer import nearest_width, width_label
 from ntkfusion.reporting.plots import RC
+from ntkfusion.reporting.summary import nearest_width, width_label
 
 if TYPE_CHECKING:
     from kernel_distance_parts.blocks import Summary

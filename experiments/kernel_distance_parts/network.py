@@ -15,13 +15,13 @@ from kernel_distance_parts.bench import ERRORS, Bench, mean_errors
 from kernel_distance_parts.options import describe, known
 from kernel_distance_parts.store import Job, number
 from kernel_distance_parts.tables import Section, Table
+from ntkfusion.commands.kernel.problem import NetworkProblem
 from ntkfusion.compression.registry import build_method
-from ntkfusion.kernel_problem import NetworkProblem
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.distance import relative_error
-from ntkfusion.kernels.memory import memory_limit
+from ntkfusion.kernels.distance.kernel_distance import relative_error
+from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.models.model import Model
-from ntkfusion.reporting.answer import format_error, is_best, width_label
+from ntkfusion.reporting.summary import format_error, is_best, width_label
+from ntkfusion.utils.memory import memory_limit
 
 #: Group of parameters → pattern of their paths, tried in this order.
 GROUPS = {"mlp": "*/mlp/*", "rest": "*"}

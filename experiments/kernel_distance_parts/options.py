@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from ntkfusion.commands.conditions import check_seed
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import METHODS, build_method
-from ntkfusion.conditions import check_seed
 from ntkfusion.errors import InputError
 
 SectionName = Literal["blocks", "network", "tokens", "tradeoff"]

@@ -11,12 +11,12 @@ from kernel_distance_parts.options import describe, known
 from kernel_distance_parts.store import Job, number
 from kernel_distance_parts.tables import Section, Table
 from kernel_distance_parts.text import Lab, first, shuffled
+from ntkfusion.compression.block_errors import Reference
 from ntkfusion.compression.registry import METHODS, build_method
-from ntkfusion.data.inputs import BlockInputs
+from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.measure import Reference
-from ntkfusion.reporting.answer import format_error, width_label
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.reporting.summary import format_error, width_label
 
 #: Where errors are measured.
 PLACES = ("calibration", "held-out")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.files import check_files, new_files
-from ntkfusion.folders import MARKER
+from ntkfusion.utils.files import MARKER, check_files, new_files
 
 
 @dataclasses.dataclass(frozen=True)

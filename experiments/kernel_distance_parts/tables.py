@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from ntkfusion.reporting.answer import format_error
+from ntkfusion.reporting.summary import format_error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntkfusion.compare import MAX_LENGTH
+from ntkfusion.commands.compare.run import MAX_LENGTH
+from ntkfusion.compression.block_errors import Reference
 from ntkfusion.compression.workspace import Workspace
-from ntkfusion.data.inputs import BlockInputs, collect_block_inputs, tokenize, unseen_sentences
+from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, tokenize, unseen_sentences
 from ntkfusion.data.text import sample_sentences, split_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.measure import Reference
 from ntkfusion.models.model import Model
 
 VARIABLE = "NTKFUSION_DATA_DIR"

@@ -8,9 +8,9 @@ from kernel_distance_parts.bench import Bench, mean_errors
 from kernel_distance_parts.figures import tradeoff_figure
 from kernel_distance_parts.store import Job, number
 from kernel_distance_parts.tables import Section, Table
-from ntkfusion.compression.matching import match_both
-from ntkfusion.compression.ntk_fusion import NTKFusion, some_inputs
-from ntkfusion.reporting.answer import format_error, width_label
+from ntkfusion.compression.matching.constants import match_both
+from ntkfusion.compression.methods.ntk_fusion import NTKFusion, some_inputs
+from ntkfusion.reporting.summary import format_error, width_label
 
 #: Weights of the SGD kernel's squared relative error; the sign kernel has the rest.
 SHARES = (1.0, 0.99, 0.97, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.03, 0.01, 0.0)

@@ -18,8 +18,8 @@ from kernel_vs_finetuning_parts.measures import MEASURES
 from kernel_vs_finetuning_parts.options import NONE, Options
 from kernel_vs_finetuning_parts.report import Point
 from kernel_vs_finetuning_parts.runs import Case
-from ntkfusion.reporting.answer import width_label
 from ntkfusion.reporting.plots import RC
+from ntkfusion.reporting.summary import width_label
 
 #: Measures that the figure shows: the output, and the kernels of blocks and network.
 SHOWN = ("output_error", "sgd_kernel_error", "sign_kernel_error", "network_sgd")

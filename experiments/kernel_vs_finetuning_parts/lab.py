@@ -10,10 +10,10 @@ from pathlib import Path
 from kernel_vs_finetuning_parts.options import NONE, Options
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
-from ntkfusion.compression.compress import compress
+from ntkfusion.compression.compress_model import compress
 from ntkfusion.compression.registry import build_method
-from ntkfusion.data.task import Task
-from ntkfusion.data.tasks import load_task
+from ntkfusion.data.tasks.load import load_task
+from ntkfusion.data.tasks.task import Task
 from ntkfusion.models.model import Model
 from ntkfusion.models.new_head import with_new_head
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array
 
 from kernel_vs_finetuning_parts.lab import Lab
-from ntkfusion.data.inputs import collect_block_inputs
-from ntkfusion.kernel_problem import NetworkProblem
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.distance import relative_error
-from ntkfusion.kernels.memory import memory_limit
-from ntkfusion.measure import Reference
+from ntkfusion.commands.kernel.problem import NetworkProblem
+from ntkfusion.compression.block_errors import Reference
+from ntkfusion.data.block_inputs import collect_block_inputs
+from ntkfusion.kernels.distance.kernel_distance import relative_error
+from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.models.model import Model
+from ntkfusion.utils.memory import memory_limit
 
 #: Name → what it is, in the order of the tables.
 MEASURES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from ntkfusion.commands.conditions import check_seed
 from ntkfusion.compression.registry import build_method
-from ntkfusion.conditions import check_seed
-from ntkfusion.data.tasks import TASKS
+from ntkfusion.data.tasks.load import TASKS
 from ntkfusion.errors import InputError
 from ntkfusion.training.recipe import Recipe
 

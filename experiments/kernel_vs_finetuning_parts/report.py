@@ -14,8 +14,8 @@ from kernel_vs_finetuning_parts.correlations import Pair, bootstrap
 from kernel_vs_finetuning_parts.measures import MEASURES
 from kernel_vs_finetuning_parts.options import NONE, Options
 from kernel_vs_finetuning_parts.runs import Case
-from ntkfusion.reporting.answer import format_error, width_label
-from ntkfusion.reporting.finetuning import show_mean
+from ntkfusion.commands.finetune.report import show_mean
+from ntkfusion.reporting.summary import format_error, width_label
 from ntkfusion.training.linearised import curve_distance
 
 #: Scores that a measure may foretell.

@@ -13,8 +13,8 @@ from kernel_vs_finetuning_parts.measures import MEASURES, Measures
 from kernel_vs_finetuning_parts.options import NONE, Options
 from ntkfusion.compression.registry import build_method
 from ntkfusion.models.model import Model
-from ntkfusion.training.evaluate import evaluate
-from ntkfusion.training.fit import fit
+from ntkfusion.training.evaluation import evaluate
+from ntkfusion.training.fine_tuning import fit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.base import BlockBase
-from ntkfusion.models.coded import CodedBlock
-from ntkfusion.models.masked import MaskedBlock
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.base import BlockBase
+from ntkfusion.models.blocks.coded import CodedBlock
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.model import Model
 
 #: Array → the axis of its neurons, counted from the end: experts are stacked along a first axis.
 _NEURON_AXES = {"w1": -1, "b1": -1, "w2": -2, "gate": -1, "gate_bias": -1, "up": -1, "up_bias": -1}
+
 _KEEP = "format='ntkfusion' keeps the blocks as they are"
 
 

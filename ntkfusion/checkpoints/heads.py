@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
-from ntkfusion.checkpoints.matching import Matching
+from ntkfusion.checkpoints.audit import Matching
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.config import LARGEST_SIZE, WITH_LABELS, Head, ModelConfig
 

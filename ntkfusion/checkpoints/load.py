@@ -11,21 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.checkpoints import msgpack_reader, safetensors_reader
-from ntkfusion.checkpoints.audit import Audit, read_parameters
-from ntkfusion.checkpoints.files import read_json_object
+from ntkfusion.checkpoints.audit import Audit, Matching, match_tensors, read_parameters
+from ntkfusion.checkpoints.formats import msgpack as msgpack_reader
+from ntkfusion.checkpoints.formats import safetensors as safetensors_reader
+from ntkfusion.checkpoints.formats.native import HEADER, read_own
+from ntkfusion.checkpoints.formats.tensors import TensorSource, read_json_object
 from ntkfusion.checkpoints.heads import WantedHead, with_head
-from ntkfusion.checkpoints.matching import Matching, match_tensors
-from ntkfusion.checkpoints.names import path_of
-from ntkfusion.checkpoints.own_format import HEADER
-from ntkfusion.checkpoints.own_reader import read_own
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
-from ntkfusion.checkpoints.tables import table_of
-from ntkfusion.checkpoints.tensors import TensorSource
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.architectures import read_config
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model, Origin, Params, abstract_params
+from ntkfusion.models.model import Model, Origin, abstract_params
+from ntkfusion.models.registry import architecture_of, read_config
+from ntkfusion.utils.parameter_paths import Params, path_of
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +77,7 @@ def load_with_audit(
     original = _read_contents(folder, name)
     config = _parsed(original, name)
     opened = _open_weights(folder, name)
-    matching = match_tensors(opened, table_of(config))
+    matching = match_tensors(opened, architecture_of(config).names)
     edits = opened.statement.config_problems(with_head(config, matching, original, "auto"))
     if edits:
         raise CheckpointError(name, edits)

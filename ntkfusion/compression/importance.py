@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.blocks.dense import MLPBlock
 
 Scores = dict[str, Array]
 

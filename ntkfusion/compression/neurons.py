@@ -1,11 +1,17 @@
-"""Neurons as vectors: the view of a dense block that clustering and pruning share."""
+"""Neurons as vectors: the view of a dense block that clustering and pruning share.
+
+Masks for unstructured pruning: how many weights may survive, which do, and the block that is left.
+"""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.compression.matrices.codecs import matrix_budgets
+from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
 
 
 def neuron_vectors(block: MLPBlock) -> Float[Array, "m features"]:
@@ -36,3 +42,64 @@ def weight_products(block: MLPBlock) -> Float[Array, " m"]:
 def largest(scores: Float[Array, " m"], count: int) -> Int[Array, " count"]:
     """Indices of the `count` largest scores in their original order; ties go to the lower index."""
     return jnp.sort(jnp.argsort(-scores, stable=True)[:count])
+
+
+def surviving_weights(block: MLPBlock, neurons: int) -> tuple[int, int]:
+    """How many weights of W1 and of W2 survive, so that they and the biases are a dense block of `neurons` neurons.
+
+    The biases all stay, and both matrices keep the same fraction. Masks are not counted; see `MaskedBlock`.
+
+    Raises:
+        InputError: if the biases leave no weight in one of the matrices.
+    """
+    first, second = matrix_budgets(block, neurons)
+    if min(first, second) < 1:
+        raise InputError(
+            f"pruning: the {block.hidden_width} input biases leave no weight of what {neurons} dense neurons store; "
+            "choose a larger width"
+        )
+    return first, second
+
+
+def mask_of_largest(scores: Float[Array, "rows columns"], count: int) -> Float[Array, "rows columns"]:
+    """1 at the `count` largest scores of a matrix, else 0; ties go to the lower index, row by row."""
+    kept = largest(scores.ravel(), count)
+    return jnp.zeros(scores.size, scores.dtype).at[kept].set(1).reshape(scores.shape)
+
+
+def mask_per_output(scores: Float[Array, "inputs outputs"], count: int) -> Float[Array, "inputs outputs"]:
+    """1 at the largest scores of every column, as many in each, `count` in all.
+
+    What division leaves over goes to the columns whose best score that did not survive is the largest. Ties go to the
+    lower index.
+    """
+    each, over = divmod(count, scores.shape[1])
+    order = jnp.argsort(-scores, axis=0, stable=True)
+    ranks = jnp.argsort(order, axis=0)
+    limits = jnp.full(scores.shape[1], each)
+    if over:
+        best_lost = jnp.take_along_axis(scores, order[each : each + 1], axis=0)[0]
+        limits = limits.at[largest(best_lost, over)].add(1)
+    return (ranks < limits[None, :]).astype(scores.dtype)
+
+
+def pruned_block(
+    block: MLPBlock, mask1: Float[Array, "d m"], mask2: Float[Array, "m o"]
+) -> tuple[MaskedBlock, dict[str, float]]:
+    """The block with only the weights that the masks keep, and what they keep of each matrix.
+
+    Returns:
+        The block, zeros where weights were; and by matrix the fraction of the entries (``density1``, ``density2``) and
+        of the sum of squares (``kept_squares1``, ``kept_squares2``) that survives.
+    """
+    w1, w2 = (jnp.where(mask > 0, w, 0) for mask, w in ((mask1, block.w1), (mask2, block.w2)))
+    details = {}
+    for name, mask, kept, weights in (("1", mask1, w1, block.w1), ("2", mask2, w2, block.w2)):
+        details[f"density{name}"] = float(jnp.mean(mask))
+        details[f"kept_squares{name}"] = fraction(jnp.sum(kept**2), jnp.sum(weights**2))
+    return MaskedBlock(w1, block.b1, w2, block.b2, mask1, mask2, activation=block.activation), details
+
+
+def fraction(part: Float[Array, ""], whole: Float[Array, ""]) -> float:
+    """How much of the whole the part is; of nothing, all."""
+    return float(part / whole) if whole > 0 else 1.0

@@ -6,22 +6,20 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from ntkfusion.compression.activation_pruning import ActivationPruning
-from ntkfusion.compression.active_neurons import ActiveNeurons
-from ntkfusion.compression.autoencoder.method import Autoencoder
 from ntkfusion.compression.contract import Method
-from ntkfusion.compression.improved import Improved, Matched, Refitted
-from ntkfusion.compression.kronecker import Kronecker
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.compression.mmd import MMDPoints
-from ntkfusion.compression.ntk_fusion import NTKFusion
-from ntkfusion.compression.random_neurons import RandomNeurons
-from ntkfusion.compression.sketch import Sketch
-from ntkfusion.compression.structured_pruning import StructuredPruning
-from ntkfusion.compression.svd import SVD
-from ntkfusion.compression.weight_pruning import WeightPruning
-from ntkfusion.compression.weighted_svd import WeightedSVD
-from ntkfusion.compression.whitened_svd import WhitenedSVD
+from ntkfusion.compression.methods.activation_pruning import ActivationPruning
+from ntkfusion.compression.methods.active_neurons import ActiveNeurons
+from ntkfusion.compression.methods.autoencoder.method import Autoencoder
+from ntkfusion.compression.methods.improved import Improved, Matched, Refitted
+from ntkfusion.compression.methods.kronecker import Kronecker
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.compression.methods.mmd import MMDPoints
+from ntkfusion.compression.methods.ntk_fusion import NTKFusion
+from ntkfusion.compression.methods.random_neurons import RandomNeurons
+from ntkfusion.compression.methods.sketch import Sketch
+from ntkfusion.compression.methods.structured_pruning import StructuredPruning
+from ntkfusion.compression.methods.svd import SVD, WeightedSVD, WhitenedSVD
+from ntkfusion.compression.methods.weight_pruning import WeightPruning
 from ntkfusion.errors import InputError
 
 
@@ -160,7 +158,6 @@ METHODS: dict[str, Entry] = {
         lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
     ),
 }
-
 
 #: What may follow a method's name after a plus: the improvement on top of it.
 IMPROVEMENTS: dict[str, Callable[[Method], Method]] = {

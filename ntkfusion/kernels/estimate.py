@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.memory import show_size
+from ntkfusion.utils.memory import show_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,11 @@ from ntkfusion.errors import InputError
 Elementwise = Callable[[Float[Array, "*s"]], Float[Array, "*s"]]
 
 _SQRT_HALF = 0.7071067811865476
+
 _INV_SQRT_2PI = 0.3989422804014327
+
 _SQRT_2_OVER_PI = 0.7978845608028654
+
 _CUBIC = 0.044715
 
 

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import flax.linen as nn
-
 from ntkfusion.errors import InputError
 
 #: The largest value any size in a configuration may have: beyond it a file is damaged, not large.
@@ -26,6 +24,7 @@ Head: TypeAlias = Literal[
     "causal-lm",
     "seq2seq-lm",
 ]
+
 #: Heads whose number of outputs is free.
 WITH_LABELS: tuple[Head, ...] = ("sequence-classification", "token-classification")
 
@@ -100,10 +99,6 @@ class ModelConfig(ABC):
     @abstractmethod
     def original_layout(self, index: int) -> Any:
         """The layout that MLP block `index` has before any compression."""
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """The linen module: ``module(batch, deterministic=True)`` of a `Batch` gives a `ModelOutput`."""
 
     def with_parts(self, paths: Collection[str]) -> ModelConfig:
         """The configuration with the optional parts that a checkpoint with these parameters has."""

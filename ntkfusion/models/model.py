@@ -1,4 +1,7 @@
-"""A network with its weights: the object that `ntkfusion.load_model` returns."""
+"""The hidden states behind every layer, whatever the architecture.
+
+A network with its weights: the object that `ntkfusion.load_model` returns.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,50 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.batch import Batch
+from ntkfusion.models.batch import Batch, ModelOutput
+from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.hidden_states import hidden_states
-from ntkfusion.models.mlp import Block, layout
-from ntkfusion.models.output import ModelOutput
+from ntkfusion.models.registry import build_network
+from ntkfusion.utils.parameter_paths import Params, subtree, with_subtree
 
-Params = dict[str, Any]
+
+def hidden_states(
+    config: ModelConfig, params: dict[str, Any], constants: dict[str, Any], batch: Batch
+) -> tuple[Float[Array, "B _ d"], ...]:
+    """H_1, …, H_L, without dropout: what every layer in turn hands to the next.
+
+    Args:
+        config: the architecture.
+        params: its parameters.
+        constants: of its MLP blocks.
+        batch: what it reads.
+
+    Returns:
+        One array per entry of `config.applications`.
+    """
+    layers = config.layer_paths
+
+    def is_layer(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and "/".join(module.path) in layers
+
+    variables = {"params": params, "constants": constants}
+    _, state = build_network(config).apply(variables, batch, mutable=["intermediates"], capture_intermediates=is_layer)
+    # a layer that is used again, as ALBERT's are, has an entry for every use
+    seen = [iter(_below(state["intermediates"], path)["__call__"]) for path in layers]
+    return tuple(_states(next(seen[index])) for index in config.applications)
+
+
+def _below(tree: Any, path: str) -> Any:
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
+
+
+def _states(returned: Any) -> Float[Array, "B _ d"]:
+    """Switch Transformer's layers return what their routers did as well."""
+    return returned[0] if isinstance(returned, tuple) else returned
+
+
 ArrayLike = Array | np.ndarray
 
 
@@ -61,7 +101,7 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The linen module of this configuration."""
-        return self.config.build()
+        return build_network(self.config)
 
     @property
     def num_parameters(self) -> int:
@@ -218,19 +258,6 @@ def _block_inputs(
     return tuple(next(seen[index]) for index in config.applications)
 
 
-def subtree(tree: Params, path: str) -> Params:
-    """The part of a nested dictionary below a path such as ``layer_0/mlp``; empty if there is none."""
-    for name in path.split("/"):
-        tree = tree.get(name, {})
-    return tree
-
-
-def with_subtree(tree: Params, path: str, part: Params) -> Params:
-    """A copy of a nested dictionary with another part below a path; the rest is shared."""
-    name, _, rest = path.partition("/")
-    return {**tree, name: with_subtree(tree.get(name, {}), rest, part) if rest else part}
-
-
 def example_batch(config: ModelConfig) -> Batch:
     """One token, to make parameters with."""
     ids = jnp.zeros((1, 1), jnp.int32)
@@ -240,16 +267,16 @@ def example_batch(config: ModelConfig) -> Batch:
 @lru_cache(maxsize=64)
 def abstract_params(config: ModelConfig) -> Params:
     """Shapes and dtypes of the parameters of a configuration, allocating nothing."""
-    return jax.eval_shape(config.build().init, jax.random.key(0), example_batch(config))["params"]
+    return jax.eval_shape(build_network(config).init, jax.random.key(0), example_batch(config))["params"]
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Model:
     """A model with freshly initialised weights (for tests and benchmarks).
 
-    >>> from ntkfusion.models.bert_config import BertConfig
+    >>> from ntkfusion.models.bert.network.config import BertConfig
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]
     """
-    variables = config.build().init(jax.random.key(seed), example_batch(config))
+    variables = build_network(config).init(jax.random.key(seed), example_batch(config))
     return Model(config, dict(variables["params"]))

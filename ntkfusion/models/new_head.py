@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
 from ntkfusion.models.model import Model, Origin, abstract_params, example_batch
+from ntkfusion.models.registry import build_network
 
 #: What a config.json says about the outputs of a head.
 _OF_OUTPUTS = ("id2label", "label2id", "problem_type")
@@ -36,7 +37,7 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
     Raises:
         InputError: for a head that the architecture does not have, or labels that do not go with it.
 
-    >>> from ntkfusion.models.bert_config import BertConfig
+    >>> from ntkfusion.models.bert.network.config import BertConfig
     >>> from ntkfusion.models.model import random_model
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> classifier = with_new_head(random_model(tiny), "sequence-classification", num_labels=3)
@@ -52,7 +53,7 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
     @jax.jit
     def fresh(key: jax.Array) -> dict[str, jax.Array]:
         # compiled, so that weights which nobody asks for are never made
-        made = _leaves(config.build().init(key, example_batch(config))["params"])
+        made = _leaves(build_network(config).init(key, example_batch(config))["params"])
         return {path: leaf.astype(dtype) for path, leaf in made.items() if path not in kept}
 
     params = unflatten_dict(kept | fresh(jax.random.key(seed)), sep="/")
@@ -87,7 +88,7 @@ def _with_facts(model: Model, facts: Mapping[str, Any]) -> Origin:
 def head_paths(model: Model) -> frozenset[str]:
     """Paths of the parameters that the head has and the bare network has not.
 
-    >>> from ntkfusion.models.bert_config import BertConfig
+    >>> from ntkfusion.models.bert.network.config import BertConfig
     >>> from ntkfusion.models.model import random_model
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> sorted(head_paths(with_new_head(random_model(tiny), "sequence-classification", num_labels=3)))

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntkfusion.errors import InputError
-from ntkfusion.reporting.answer import format_error, width_label
 from ntkfusion.reporting.plots import RC
 from ntkfusion.reporting.results import KernelGallery
+from ntkfusion.reporting.summary import format_error, width_label
 
 #: Most tokens that still get a label.
 MOST_TOKENS = 40

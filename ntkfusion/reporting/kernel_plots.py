@@ -1,11 +1,16 @@
-"""One kernel as pictures: a heat map of it and its parts, and their spectra."""
+"""The spectra of a kernel and of its parts.
+
+One kernel as pictures: a heat map of it and its parts, and their spectra.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +18,63 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ntkfusion.kernels.distance.kernel_distance import effective_rank
 from ntkfusion.reporting.heatmaps import MOST_TOKENS, colour_scale
 from ntkfusion.reporting.kernel_file import KernelFile, traced
 from ntkfusion.reporting.plots import RC
-from ntkfusion.reporting.spectra import VALUES, Spectrum
+
+#: What the numbers of a spectrum are: an SGD kernel is symmetric, a sign kernel is not.
+VALUES = {"sgd": "eigenvalue", "sign": "singular value"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """The spectrum of one kernel.
+
+    Attributes:
+        values: sizes of the eigenvalues (SGD) or the singular values (sign), largest first.
+        effective_rank: exp of their entropy, see `ntkfusion.kernels.distance.kernel_distance`.
+        share: this kernel's part in the trace of the whole kernel.
+    """
+
+    values: np.ndarray
+    effective_rank: float
+    share: float
+
+    @property
+    def significant(self) -> np.ndarray:
+        """The values that float32 can tell from rounding of the largest; none of a zero kernel."""
+        return self.values[self.values > np.finfo(np.float32).eps * self.values[0]]
+
+
+def spectra_of(file: KernelFile) -> dict[str, Spectrum]:
+    """The spectrum of the whole kernel, under "all", and of every group, in float64.
+
+    A network kernel [N, N, C, C] is taken as a matrix of N·C rows and columns.
+    """
+    kernels = {"all": file.kernel, **file.groups}
+    whole = float(np.trace(_matrix(file.kernel)))
+    return {name: _spectrum(_matrix(kernel), file.conditions["kind"], whole) for name, kernel in kernels.items()}
+
+
+def _spectrum(matrix: np.ndarray, kind: str, whole: float) -> Spectrum:
+    values = np.abs(np.linalg.eigvalsh(matrix)) if kind == "sgd" else np.linalg.svd(matrix, compute_uv=False)
+    values = np.sort(values)[::-1]
+    largest = values[0] if values[0] > 0 else 1.0
+    rank = effective_rank(jnp.asarray(values / largest, jnp.float32))
+    return Spectrum(values, rank, float(np.trace(matrix) / whole) if whole else 0.0)
+
+
+def _matrix(kernel: np.ndarray) -> np.ndarray:
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.ndim == 2:
+        return kernel
+    return kernel.transpose(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)
+
 
 #: Sentences are cut to this many characters beside a heat map.
 LABEL_LENGTH = 26
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#56B4E9", "#E69F00", "#444444")
 
 

@@ -1,18 +1,43 @@
-"""A comparison as one self-contained web page: no scripts, no requests, pictures inside."""
+"""A comparison as one self-contained web page: no scripts, no requests, pictures inside.
+
+Everything a comparison leaves behind, written into one folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ntkfusion.reporting.answer import answer, averaged, join, layer_label, layers, methods, width_label, widths
-from ntkfusion.reporting.cells import Cell
-from ntkfusion.reporting.expert_table import EXPERT_HEADER, EXPERTS_NOTE, expert_cells
+from ntkfusion.reporting.heatmaps import kernel_heatmaps
 from ntkfusion.reporting.html import html_document, html_figure
-from ntkfusion.reporting.results import Comparison
-from ntkfusion.reporting.table import HEADER, conditions, method_cells, model_name, number
+from ntkfusion.reporting.plots import error_by_layer, error_by_width, save_png
+from ntkfusion.reporting.results import Comparison, KernelGallery
+from ntkfusion.reporting.summary import (
+    Cell,
+    answer,
+    averaged,
+    join,
+    layer_label,
+    layers,
+    methods,
+    reference_width,
+    width_label,
+    widths,
+)
+from ntkfusion.reporting.table import (
+    EXPERT_HEADER,
+    EXPERTS_NOTE,
+    HEADER,
+    conditions,
+    expert_cells,
+    markdown_report,
+    method_cells,
+    model_name,
+    number,
+)
 
 _CAPTIONS = {
     "error_by_width": "What is lost at each width, averaged over layers; lower is better. The grey line at 1 is the "
@@ -136,3 +161,36 @@ def _row(cells: list[Cell]) -> str:
     name, *values = cells
     marks = ("".join((' class="best"' if cell.best else "", ">", escape(cell.text))) for cell in values)
     return f'<th scope="row">{escape(name.text)}</th>' + "".join(f"<td{mark}</td>" for mark in marks)
+
+
+def write_report(
+    comparison: Comparison, descriptions: Mapping[str, str], galleries: Sequence[KernelGallery], folder: Path
+) -> None:
+    """Write ``results.json``, ``table.md``, the pictures as PNG and ``index.html``.
+
+    Args:
+        comparison: the results, with at least one row.
+        descriptions: method → what it is, in one line.
+        galleries: kernels to show; their pictures carry layer and width in their names if there are several galleries.
+        folder: an existing folder; files of the same names are overwritten.
+
+    Raises:
+        InputError: if the comparison has no rows, or a gallery has no original kernel.
+    """
+    figures = dict(_figures(comparison, galleries))
+    (folder / "results.json").write_text(comparison.to_json(), encoding="utf-8")
+    (folder / "table.md").write_text(markdown_report(comparison, descriptions), encoding="utf-8", errors="replace")
+    for name, figure in figures.items():
+        save_png(figure, folder / f"{name}.png")
+    pictures = {name: (folder / f"{name}.png").read_bytes() for name in figures}
+    (folder / "index.html").write_text(html_page(comparison, descriptions, pictures), "utf-8", "replace")
+
+
+def _figures(comparison: Comparison, galleries: Sequence[KernelGallery]) -> Iterator[tuple[str, Figure]]:
+    width = reference_width(comparison)
+    yield "error_by_width", error_by_width(comparison)
+    yield "error_by_layer", error_by_layer(comparison, width)
+    for gallery in galleries:
+        which = f"_layer{gallery.layer}_width{gallery.width:g}" if len(galleries) > 1 else ""
+        for kind in gallery.kernels:
+            yield f"kernels_{kind}{which}", kernel_heatmaps(gallery, kind)

@@ -19,7 +19,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ntkfusion.reporting.answer import (
+from ntkfusion.reporting.results import Comparison
+from ntkfusion.reporting.summary import (
     ERRORS,
     averaged,
     error_grid,
@@ -30,10 +31,10 @@ from ntkfusion.reporting.answer import (
     width_label,
     widths,
 )
-from ntkfusion.reporting.results import Comparison
 
 #: Resolution of written pictures: twelve inches stay sharp on a screen of double density.
 DPI = 144
+
 #: On a logarithmic axis anything smaller is drawn here; a rounding error of 1e-8 would squash all the rest.
 FLOOR = 1e-3
 
@@ -42,12 +43,18 @@ LEGEND_COLUMNS = 4
 
 #: Look of every figure, as matplotlib settings.
 RC: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
+
 RC |= {"axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False}
+
 RC |= {"figure.constrained_layout.use": True}
+
 # One hue per family of methods (Okabe and Ito's colour-blind safe palette, then four more), one marker per method.
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444", "#56B4E9", "#E69F00")
+
 _HUES += ("#6A3D9A", "#8C564B", "#17A2A2", "#8FBC1A")
+
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "8", "d", "*")
+
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (5, 1, 1, 1, 1, 1)))
 
 

@@ -14,16 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ntkfusion.reporting.answer import width_label
 from ntkfusion.reporting.plots import RC
-from ntkfusion.theory.check import Curve, Outcome, Row
+from ntkfusion.reporting.summary import width_label
+from ntkfusion.verification.check import Curve, Outcome, Row
 
 #: At most so many points of one form are drawn, spread over its order.
 MOST_POINTS = 4000
+
 #: Of the smallest measured numbers this share, where differences happen to cancel, is outside the picture.
 OUTSIDE = 0.005
+
 _DASHES = ("-", "--", ":", "-.")
+
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444", "#56B4E9", "#E69F00")
 
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.models.pytree import pytree
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.utils.pytrees import pytree
 
 Parameters = Mapping[str, Array]
 

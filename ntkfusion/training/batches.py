@@ -1,4 +1,7 @@
-"""The order of the examples: which ones make up update t, decided by the seed alone."""
+"""Examples as token ids, and the few lengths they are padded to.
+
+The order of the examples: which ones make up update t, decided by the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,124 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from ntkfusion.training.encoding import Encoded
+from ntkfusion.data.block_inputs import tokenizer_output
+from ntkfusion.data.tasks.task import Examples
+from ntkfusion.errors import InputError
+from ntkfusion.models.model import Model
 from ntkfusion.training.recipe import Recipe
+
+#: Padded lengths are multiples of this.
+LENGTH_STEP = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Tokenised examples.
+
+    Attributes:
+        ids: token ids of each example.
+        types: segment of each token, where the tokenizer tells; else None.
+        labels: class indices, or scores.
+        padding: the id of padding.
+    """
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    labels: Int[np.ndarray, " N"] | Float[np.ndarray, " N"]
+    padding: int = 0
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " N"]:
+        """Tokens of each example."""
+        return np.array([len(ids) for ids in self.ids])
+
+    def batch(self, rows: Sequence[int], size: int, length: int) -> dict[str, np.ndarray]:
+        """Some examples as arrays of one shape.
+
+        Args:
+            rows: which examples; at most `size`.
+            size: rows of the arrays. Those that no example needs have weight 0 and attend to one token.
+            length: columns; at least as many as the longest example has tokens.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, if there are segments, ``token_type_ids``, [size, length];
+            ``labels`` and ``weights``, [size].
+        """
+        arrays = {name: np.zeros((size, length), np.int32) for name in ("input_ids", "attention_mask")}
+        arrays["input_ids"][:] = self.padding
+        if self.types is not None:
+            arrays["token_type_ids"] = np.zeros((size, length), np.int32)
+        for place, row in enumerate(rows):
+            count = len(self.ids[row])
+            arrays["input_ids"][place, :count] = self.ids[row]
+            arrays["attention_mask"][place, :count] = 1
+            if self.types is not None:
+                arrays["token_type_ids"][place, :count] = self.types[row]
+        arrays["attention_mask"][len(rows) :, 0] = 1
+        labels = np.zeros(size, self.labels.dtype)
+        labels[: len(rows)] = self.labels[list(rows)]
+        return {**arrays, "labels": labels, "weights": (np.arange(size) < len(rows)).astype(np.float32)}
+
+
+def encode(model: Model, examples: Examples, *, max_length: int) -> Encoded:
+    """Tokenise examples, pairs as one input with the tokenizer's separators.
+
+    Args:
+        model: a model with a tokenizer.
+        examples: texts and labels.
+        max_length: longer inputs are cut (of a pair the longer text first), also to the model's positions.
+
+    Returns:
+        The `Encoded` examples.
+
+    Raises:
+        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
+    """
+    second = None if examples.second is None else list(examples.second)
+    encoded = tokenizer_output(model, list(examples.first), second, max_length=max_length)
+    ids: list[list[int]] = encoded["input_ids"]
+    if not all(ids):
+        raise InputError(f"example {next(i for i, row in enumerate(ids) if not row)} has no tokens")
+    types = encoded.get("token_type_ids") if "token_type_ids" in model.tokenizer.model_input_names else None
+    return Encoded(ids, types, examples.labels, getattr(model.tokenizer, "pad_token_id", None) or 0)
+
+
+def bucket_lengths(lengths: Int[np.ndarray, " N"], num_buckets: int) -> tuple[int, ...]:
+    """The padded lengths that waste the fewest tokens when every example is padded to the next one.
+
+    Exact, by dynamic programming over multiples of 8.
+
+    Args:
+        lengths: tokens of the examples.
+        num_buckets: how many lengths there may be.
+
+    Returns:
+        Ascending lengths, the last one no shorter than the longest example.
+
+    >>> bucket_lengths(np.array([5, 6, 7, 8, 60, 64]), 2)
+    (8, 64)
+    """
+    rounded = -(-np.asarray(lengths) // LENGTH_STEP) * LENGTH_STEP
+    sizes, counts = np.unique(rounded, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    # cost[k] of padding all examples up to size k; one more bucket per round
+    cost = sizes * below[1:]
+    cuts = [[(int(size),) for size in sizes]]
+    for _ in range(min(num_buckets, len(sizes)) - 1):
+        added = cost[None, :] + sizes[:, None] * (below[1:, None] - below[None, 1:])
+        added = np.where(np.tri(len(sizes), k=-1, dtype=bool), added, cost.max() + 1)
+        chosen = added.argmin(axis=1)
+        better = added[np.arange(len(sizes)), chosen] < cost
+        cuts.append([(*cuts[-1][chosen[k]], int(sizes[k])) if better[k] else cuts[-1][k] for k in range(len(sizes))])
+        cost = np.where(better, added[np.arange(len(sizes)), chosen], cost)
+    return cuts[-1][-1]
+
 
 #: So many batches' worth of shuffled examples are sorted by length together: little padding, much chance.
 CHUNK = 50

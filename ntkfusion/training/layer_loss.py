@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.mlp import Block, layout
-from ntkfusion.models.model import Model, Params
-from ntkfusion.training.batches import in_order
-from ntkfusion.training.encoding import Encoded
-from ntkfusion.training.groups import Flat, flatten, unflatten
-from ntkfusion.training.losses import NETWORK_INPUTS, Loss
+from ntkfusion.models.model import Model
+from ntkfusion.training.batches import Encoded, in_order
+from ntkfusion.training.step import NETWORK_INPUTS, Loss
+from ntkfusion.utils.parameter_paths import Flat, Params, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)

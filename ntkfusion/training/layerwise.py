@@ -10,22 +10,20 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from ntkfusion.data.task import Examples, hold_out
+from ntkfusion.data.tasks.task import Examples, hold_out
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import minibatches
-from ntkfusion.training.digests import run_digest
-from ntkfusion.training.encoding import Encoded, encode
-from ntkfusion.training.evaluate import padded_lengths
-from ntkfusion.training.groups import Flat, flatten, unflatten
+from ntkfusion.training.batches import Encoded, encode, minibatches
+from ntkfusion.training.evaluation import padded_lengths
 from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
 from ntkfusion.training.memory import check_tuning_memory
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import Account
 from ntkfusion.training.step import Fixed, Step, TrainState, dropout_key, first_state, make_step
-from ntkfusion.training.store import SAVE_STEPS, Progress, StateStore
+from ntkfusion.training.store import SAVE_STEPS, Progress, StateStore, run_digest
 from ntkfusion.training.trackers import Several, Tracker
+from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
 #: Adam at a constant rate, one epoch, nothing else (methods.md 1.5).
 TUNE_LAYERS = Recipe(

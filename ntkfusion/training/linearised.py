@@ -14,16 +14,26 @@ from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model, Params
-from ntkfusion.training.groups import Flat, Group, flatten, own_rates, rates_of, split, unflatten
-from ntkfusion.training.losses import Loss, logits_of, per_example
-from ntkfusion.training.optimizer import build_optimizer
+from ntkfusion.models.model import Model
+from ntkfusion.training.optimizer import Group, build_optimizer, own_rates, rates_of, split
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import task_step
-from ntkfusion.training.step import Fixed, Step, TrainState, dropout_key, first_state, make_step
+from ntkfusion.training.step import (
+    Fixed,
+    Loss,
+    Step,
+    TrainState,
+    dropout_key,
+    first_state,
+    logits_of,
+    make_step,
+    per_example,
+)
+from ntkfusion.utils.parameter_paths import Flat, Params, flatten, unflatten
 
-#: Arrays of a batch, as `ntkfusion.training.encoding.Encoded.batch` makes them.
+#: Arrays of a batch, as `ntkfusion.training.batches.Encoded.batch` makes them.
 Arrays = Mapping[str, Any]
+
 #: Where the parameters before training are, among those of the linearised model.
 START = "start"
 
@@ -162,7 +172,7 @@ def linear_logits(
 
 
 def linear_loss(config: ModelConfig, *, is_regression: bool) -> Loss:
-    """Σ_n w_n ℓ(f_lin(x_n), y_n), as `ntkfusion.training.losses.task_loss`."""
+    """Σ_n w_n ℓ(f_lin(x_n), y_n), as `ntkfusion.training.step.task_loss`."""
 
     def loss(params: Params, constants: Params, arrays: Mapping[str, Array], key: Array | None) -> Float[Array, ""]:
         each = per_example(linear_logits(config, params, constants, arrays), arrays["labels"], is_regression)

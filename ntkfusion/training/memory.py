@@ -11,13 +11,13 @@ from jax.extend.core import Var
 from jaxtyping import Array
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.memory import memory_limit, show_size
 from ntkfusion.models.model import Model
-from ntkfusion.training.groups import Flat, Group, split, unflatten
 from ntkfusion.training.layer_loss import Pair, layer_loss
-from ntkfusion.training.losses import logits_of
+from ntkfusion.training.optimizer import Group, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import dropout_key
+from ntkfusion.training.step import dropout_key, logits_of
+from ntkfusion.utils.memory import memory_limit, show_size
+from ntkfusion.utils.parameter_paths import Flat, unflatten
 
 #: (trained parameters, frozen ones, arrays of a batch) → what is differentiated by the trained ones.
 Forward = Callable[[Flat, Flat, Mapping[str, Array]], Array]

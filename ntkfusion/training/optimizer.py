@@ -1,15 +1,120 @@
-"""The optax transformation that a recipe describes."""
+"""Which parameters are trained, and at which rate.
+
+The optax transformation that a recipe describes.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from ntkfusion.training.groups import decays
+from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.models.model import Model
 from ntkfusion.training.recipe import Recipe
+from ntkfusion.utils.parameter_paths import (
+    Flat,
+    Params,
+    Select,
+    flatten,
+    matches,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters whose learning rate is multiplied by a factor.
+
+    Attributes:
+        select: a pattern of paths such as ``layer_3/*`` or ``*/mlp/*``, several, or a function of the path.
+        rate: the factor; 0 freezes the parameters, which then cost no gradient. An array is a factor for every entry
+            (or every row or column, of size 1 along the other axis).
+    """
+
+    select: Select
+    rate: float | Float[Array, "..."] = 1.0
+
+    @property
+    def frozen(self) -> bool:
+        """Whether these parameters are not trained."""
+        return not isinstance(self.rate, jax.Array) and self.rate == 0
+
+
+def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Any]:
+    """The factor of every parameter: that of the first group it fits, else 1; 0 for frozen ones.
+
+    Raises:
+        InputError: if a group fits no parameter, as one with a misspelled pattern does.
+    """
+    for group in groups:
+        if not any(matches(path, group.select) for path in paths):
+            raise InputError(f"no parameter fits {group.select!r}; parameters are {', '.join(paths[:6])}, …")
+    found = {path: next((group for group in groups if matches(path, group.select)), Group("*")) for path in paths}
+    return {path: 0.0 if group.frozen else group.rate for path, group in found.items()}
+
+
+def own_rates(rates: Mapping[str, Any]) -> Flat:
+    """The factors that change something: neither 1 nor those of frozen parameters."""
+    differ = {path: rate for path, rate in rates.items() if isinstance(rate, jax.Array) or rate not in (0, 1)}
+    # float64 where JAX has it
+    return {path: jnp.asarray(rate, float) for path, rate in differ.items()}
+
+
+def split(params: Params, groups: Sequence[Group]) -> tuple[Flat, Flat]:
+    """Trained and frozen parameters.
+
+    Raises:
+        InputError: if nothing is left to train; as `rates_of`.
+    """
+    flat = flatten(params)
+    rates = rates_of(list(flat), groups)
+    frozen = {path: leaf for path, leaf in flat.items() if not isinstance(rates[path], jax.Array) and not rates[path]}
+    trained = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    if not trained:
+        raise InputError("every parameter is frozen; nothing is left to train")
+    return trained, frozen
+
+
+def cluster_rates(model: Model) -> tuple[Group, ...]:
+    """Rates 1/n_j for cluster j of blocks that carry cluster sizes as constants q_j = n_j (MLP Fusion's V1).
+
+    Under plain gradient descent V1 then follows the original model's trajectory where its clusters are exact, momentum
+    included (methods.md 1.9.4, Theorem 2): ∂L/∂c_j = n_j ∂L/∂θ_i for every member i. The recipe has to leave gradients
+    as they are: no clipping (V1's norm is another one), no decay (the rates scale it too).
+
+    Args:
+        model: the compressed model.
+
+    Returns:
+        Groups for w1, b1 and w2 of every such block.
+
+    Raises:
+        InputError: if no block has constants q, or those that do have constants r too.
+    """
+    groups: list[Group] = []
+    for path, block in zip(model.config.block_paths, model.mlp_blocks(), strict=True):
+        if isinstance(block, MLPBlock) and block.q is not None and block.r is None:
+            inverse = 1 / block.q
+            shaped = {"w1": inverse[None, :], "b1": inverse, "w2": inverse[:, None]}
+            groups += [Group(f"{path}/{name}", rate) for name, rate in shaped.items() if name in block.parameters()]
+    if not groups:
+        raise InputError("no MLP block has cluster sizes as constants; compress with mlp-fusion, variant v1")
+    return tuple(groups)
+
+
+def decays(path: str, leaf: Float[Array, "..."]) -> bool:
+    """Whether weight decay applies: to matrices, and not to the stacked biases of experts.
+
+    >>> decays("layer_0/mlp/w1", jnp.zeros((3, 4))), decays("layer_0/mlp/b1", jnp.zeros((2, 4)))
+    (True, False)
+    """
+    return leaf.ndim >= 2 and path.rpartition("/")[2] not in ("b1", "b2", "bias", "scale")
 
 
 def learning_rate(recipe: Recipe, num_updates: int) -> optax.Schedule:

@@ -11,22 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.data.task import Task
+from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Minibatch, minibatches
-from ntkfusion.training.digests import run_digest
-from ntkfusion.training.encoding import Encoded, encode
-from ntkfusion.training.evaluate import padded_lengths, predict
-from ntkfusion.training.groups import Flat, Group, flatten, own_rates, rates_of, split, unflatten
-from ntkfusion.training.losses import task_loss
-from ntkfusion.training.metrics import score
-from ntkfusion.training.optimizer import build_optimizer, learning_rate
+from ntkfusion.training.batches import Encoded, Minibatch, encode, minibatches
+from ntkfusion.training.evaluation import padded_lengths, predict, score
+from ntkfusion.training.optimizer import Group, build_optimizer, learning_rate, own_rates, rates_of, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, Measured, Step, TrainState, dropout_key, first_state, make_step
-from ntkfusion.training.store import Progress, StateStore
+from ntkfusion.training.step import Fixed, Measured, Step, TrainState, dropout_key, first_state, make_step, task_loss
+from ntkfusion.training.store import Progress, StateStore, run_digest
 from ntkfusion.training.trackers import Tracker
+from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ntkfusion.checkpoints.bert_names import BERT
-from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.bert.names import BERT
 from ntkfusion.models.model import random_model
 
 SIZES = {

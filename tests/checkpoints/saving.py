@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.models.coded import CodedBlock
-from ntkfusion.models.codes import Affine, KroneckerMatrix, LatentMatrix, LowRankMatrix
-from ntkfusion.models.gated import GatedBlock
-from ntkfusion.models.masked import MaskedBlock
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.gated import GatedBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 IDS = np.array([[1, 5, 3, 2], [4, 4, 7, 0]])
 

@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import transformers
 
-from ntkfusion.checkpoints.configurations import write_config
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.names import path_of
-from ntkfusion.checkpoints.tables import table_of
-from ntkfusion.models.albert_config import AlbertConfig
-from ntkfusion.models.architectures import read_config
-from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.albert.config import AlbertConfig
+from ntkfusion.models.bert.config import BertConfig, RobertaConfig, XlmRobertaConfig
 from ntkfusion.models.config import WITH_LABELS
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.roberta_config import RobertaConfig, XlmRobertaConfig
+from ntkfusion.models.registry import architecture_of, read_config, write_config
+from ntkfusion.utils.parameter_paths import path_of
 
 SIZES = {
     "vocab_size": 13,
@@ -64,7 +61,7 @@ def their_model(family, head, config):
 )
 def test_transformers_has_the_same_tensors(family, head, tied):
     config = configuration(family, head, tied)
-    table, params = table_of(config), abstract_params(config)
+    table, params = architecture_of(config).names, abstract_params(config)
     named = table.named_tensors(jax.tree.map(lambda leaf: np.empty(leaf.shape), params), head=head)
     every = dict(their_model(family, head, config).named_parameters(remove_duplicate=False))
     # a tied parameter has two names, of which we have one
@@ -94,7 +91,9 @@ def test_every_tensor_of_pretraining_heads_is_known(family, head):
         getattr(transformers, f"{family}Config").from_dict(write_config(config))
     ).state_dict()
     for name in names:
-        assert (table_of(config).find(name) is None) != (table_of(config).reason_to_leave(name) is None), name
+        assert (architecture_of(config).names.find(name) is None) != (
+            architecture_of(config).names.reason_to_leave(name) is None
+        ), name
 
 
 @pytest.mark.parametrize(
@@ -109,14 +108,14 @@ def test_every_tensor_of_pretraining_heads_is_known(family, head):
     ],
 )
 def test_places(family, head, name, path):
-    table = table_of(CONFIGS[family])
+    table = architecture_of(CONFIGS[family]).names
     assert table.find(name).path == path
     assert head is None or path in {rule.path for rule in table.heads[head]}
 
 
 @pytest.mark.parametrize("name", ["encoder.albert_layer_groups.0.albert_layers.1.ffn.bias", "albert.classifier.bias"])
 def test_other_names_have_no_place(name):
-    assert table_of(CONFIGS["Albert"]).find(name) is None
+    assert architecture_of(CONFIGS["Albert"]).names.find(name) is None
 
 
 @pytest.mark.parametrize("head", HEADS)

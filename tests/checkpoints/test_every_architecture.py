@@ -13,15 +13,14 @@ import transformers
 from checkpoints.saving import IDS, assert_same_tensors, fused
 from checkpoints.test_fuzz import named
 
-from ntkfusion.checkpoints.classes import transformers_class
-from ntkfusion.checkpoints.configurations import CONFIGURATIONS
-from ntkfusion.checkpoints.digests import function_fields
+from ntkfusion.checkpoints.formats.statement import function_fields
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.config import WITH_LABELS
-from ntkfusion.models.mixture import MixtureBlock
 from ntkfusion.models.model import random_model
+from ntkfusion.models.registry import ARCHITECTURES, transformers_class
 
 _ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 20}
 SIZES = {
@@ -41,11 +40,11 @@ SIZES = {
         "decoder_sparse_step": 2,
     },
 }
-EVERY = [(name, head) for name, (cls, _) in CONFIGURATIONS.items() for head in (None, *cls.HEADS)]
+EVERY = [(name, head) for name, record in ARCHITECTURES.items() for head in (None, *record.config.HEADS)]
 
 
 def make(name, head, **options):
-    cls = CONFIGURATIONS[name][0]
+    cls = ARCHITECTURES[name].config
     labels = 3 if head in WITH_LABELS else None
     return random_model(cls(vocab_size=13, hidden_size=8, head=head, num_labels=labels, **SIZES[name], **options))
 

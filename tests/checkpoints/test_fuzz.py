@@ -13,7 +13,7 @@ from checkpoints.mutations import EVERY_KIND, numbers
 from checkpoints.saving import assert_same_tensors, coded, every_kind, fused
 from safetensors.numpy import load_file, save_file
 
-from ntkfusion.checkpoints.digests import function_fields
+from ntkfusion.checkpoints.formats.statement import function_fields
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import NTKFusionError

@@ -11,12 +11,13 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from ntkfusion.checkpoints.gpt2_names import GPT2
 from ntkfusion.checkpoints.load import load_model, load_with_audit
-from ntkfusion.checkpoints.names import Place, path_of
 from ntkfusion.errors import CheckpointError
-from ntkfusion.models.gpt2_config import GPT2Config
+from ntkfusion.models.gpt2.config import GPT2Config
+from ntkfusion.models.gpt2.names import GPT2
 from ntkfusion.models.model import abstract_params
+from ntkfusion.models.name_table import Place
+from ntkfusion.utils.parameter_paths import path_of
 
 SIZES = {"vocab_size": 13, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 12, "n_positions": 7}
 CLASSES = {

@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ntkfusion.checkpoints.bert_names import BERT
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import CheckpointError, InputError
+from ntkfusion.models.bert.names import BERT
 
 
 def assert_same(one, other):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from checkpoints.saving import assert_same_model, assert_same_tensors, fused
 
-from ntkfusion.checkpoints import msgpack_writer
+from ntkfusion.checkpoints.formats import msgpack as msgpack_writer
+from ntkfusion.checkpoints.formats.msgpack import open_msgpack
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.msgpack_reader import open_msgpack
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import CheckpointError
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import transformers
 
-from ntkfusion.checkpoints.bert_names import BERT
-from ntkfusion.checkpoints.names import Place, path_of
-from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.bert.names import BERT
 from ntkfusion.models.model import abstract_params
+from ntkfusion.models.name_table import Place
+from ntkfusion.utils.parameter_paths import path_of
 
 CONFIG = BertConfig(
     vocab_size=13, hidden_size=8, num_hidden_layers=12, num_attention_heads=2, intermediate_size=12, num_labels=3

@@ -13,13 +13,13 @@ import transformers
 from checkpoints.saving import IDS, array, assert_same_model, coded, every_kind, fused, outputs
 from safetensors.numpy import load_file
 
-from ntkfusion.checkpoints.layouts import BLOCKS, PARTS
+from ntkfusion.checkpoints.formats.native import header_digest
+from ntkfusion.checkpoints.formats.native_layouts import BLOCKS, PARTS
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.own_format import header_digest
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import CheckpointError
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.codes import Affine
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.blocks.coded import Affine
 from ntkfusion.models.model import random_model
 
 

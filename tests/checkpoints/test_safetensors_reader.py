@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ntkfusion.checkpoints.safetensors_reader import open_safetensors
+from ntkfusion.checkpoints.formats.safetensors import open_safetensors
 from ntkfusion.errors import CheckpointError
 
 

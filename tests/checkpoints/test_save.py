@@ -25,11 +25,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import ntkfusion as nf
-from ntkfusion.checkpoints.classes import _CLASSES
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_request, save_model
 from ntkfusion.errors import CheckpointError, InputError, OutputExistsError
 from ntkfusion.models.model import random_model
+from ntkfusion.models.registry import ARCHITECTURES
 
 
 @pytest.fixture
@@ -210,7 +210,8 @@ def test_folders_are_not_overwritten_unasked(model, tmp_path):
 
 
 def test_every_class_exists():
-    for start, endings in _CLASSES.values():
+    for architecture in ARCHITECTURES.values():
+        start, endings = architecture.class_prefix, architecture.class_endings
         assert all(hasattr(transformers, start + ending) for ending in endings.values())
 
 

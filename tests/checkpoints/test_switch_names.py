@@ -11,11 +11,13 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from ntkfusion.checkpoints.load import load_model, load_with_audit
-from ntkfusion.checkpoints.names import Place, path_of
-from ntkfusion.checkpoints.switch_names import SWITCH
 from ntkfusion.errors import CheckpointError
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.switch_config import hf_config, switch_config
+from ntkfusion.models.name_table import Place
+from ntkfusion.models.switch.config import switch_config
+from ntkfusion.models.switch.config import switch_hf_config as hf_config
+from ntkfusion.models.switch.names import SWITCH
+from ntkfusion.utils.parameter_paths import path_of
 
 SIZES = {
     "vocab_size": 13,

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from blocks import normal
 
-from ntkfusion.clustering import direct_form
-from ntkfusion.clustering.direct_form import block_size, direct_problem
-from ntkfusion.clustering.gram_form import gram_bytes, gram_problem
-from ntkfusion.clustering.kmeans import kmeans
+from ntkfusion.clustering import problem as direct_form
+from ntkfusion.clustering.k_means import kmeans
 from ntkfusion.clustering.lloyd import describe, nearest
-from ntkfusion.clustering.problem import lowest_of_rows
+from ntkfusion.clustering.problem import block_size, direct_problem, gram_bytes, gram_problem, lowest_of_rows
 
 WEIGHTS, COLUMNS = np.array([1.0, 0.5, 2.0] * 10), np.array([1.0, 3.0, 0.5, 0.1])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from ntkfusion.clustering.kmeans import kmeans, kmeans_batch
+from ntkfusion.clustering.k_means import kmeans, kmeans_batch
 from ntkfusion.clustering.lloyd import fill_empty
 from ntkfusion.compression.neurons import neuron_vectors
 from ntkfusion.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkfusion.compression.allocation import allocate, measure_curves, measured_counts
+from ntkfusion.compression.methods.allocation import allocate, measure_curves, measured_counts
 from ntkfusion.errors import InputError
 
 

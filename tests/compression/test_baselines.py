@@ -8,13 +8,13 @@ import pytest
 from blocks import dense_block, normal, relative
 
 from ntkfusion.compression.contract import Workspace
+from ntkfusion.compression.methods.random_neurons import RandomNeurons
+from ntkfusion.compression.methods.sketch import Sketch
+from ntkfusion.compression.methods.structured_pruning import StructuredPruning
+from ntkfusion.compression.methods.svd import SVD, matched_rank
 from ntkfusion.compression.neurons import block_of_neurons, largest, neuron_vectors, select_neurons, weight_products
-from ntkfusion.compression.random_neurons import RandomNeurons
-from ntkfusion.compression.sketch import Sketch
-from ntkfusion.compression.structured_pruning import StructuredPruning
-from ntkfusion.compression.svd import SVD, matched_rank
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.block.block_kernel import block_kernel
 
 
 def only(method, block, seed=0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compression.compress import check_layers
+from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
 

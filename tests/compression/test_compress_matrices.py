@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.checkpoints.bert_names import BERT
-from ntkfusion.checkpoints.names import LAYER
-from ntkfusion.compression.compress_matrices import PATHS
-from ntkfusion.compression.matrices import Matrix
+from ntkfusion.compression.matrices.codecs import Matrix
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
+from ntkfusion.models.bert.names import BERT, ENCODER_MATRICES
+from ntkfusion.models.name_table import LAYER
 
 TINY = nf.BertConfig(
     vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
@@ -40,13 +39,13 @@ def logits(model):
 
 def test_the_table_names_places_that_checkpoints_fill():
     places = {rule.path.replace(LAYER, "{layer}") for rule in BERT.base}
-    assert set(PATHS.values()) <= places
+    assert set(ENCODER_MATRICES.values()) <= places
 
 
 def test_chosen_matrices_are_decoded_in_place_and_all_else_is_shared(model):
     kinds = ("query", "attention_output", "output", "embeddings")
     small, store = nf.compress_matrices(model, nf.LowRank(0.5), kinds=kinds, layers=[1])
-    paths = [PATHS[kind].format(layer=1) for kind in kinds]
+    paths = [ENCODER_MATRICES[kind].format(layer=1) for kind in kinds]
     assert list(store.codes) == list(store.reports) == paths
     for path, dense in store.decode().items():
         np.testing.assert_array_equal(at(small.params, path), dense)
@@ -112,7 +111,7 @@ def test_logits_come_closer_with_the_budget(model):
         small, _ = nf.compress_matrices(model, codec, kinds=kinds)
         return np.linalg.norm(logits(small) - before) / np.linalg.norm(before)
 
-    assert gap(nf.LowRank(0.9), PATHS) < gap(nf.LowRank(0.3), PATHS)
+    assert gap(nf.LowRank(0.9), ENCODER_MATRICES) < gap(nf.LowRank(0.3), ENCODER_MATRICES)
     training = nf.Training(epochs=60, batch=8, rate=1e-2)
     narrow, wide = (nf.Autoencoder(width, linear=True, training=training) for width in (0.4, 0.95))
     assert gap(wide, ["query", "value"]) < 0.9 * gap(narrow, ["query", "value"])

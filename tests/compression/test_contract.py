@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from blocks import dense_block, factorized_block, mixture_block, normal, relative
 
-from ntkfusion.clustering.kmeans import kmeans_batch
+from ntkfusion.clustering.k_means import kmeans_batch
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.importance import by_output, fisher
-from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
-from ntkfusion.models.mlp import MLPBlock
+from ntkfusion.models.blocks.dense import MLPBlock
 
 #: Methods whose block at width 1 computes the same function. v0 counts as one: all its clusters have size 1.
 EXACT_AT_FULL_WIDTH = [name for name in METHODS if not name.startswith(("svd", "sketch", "kronecker"))] + [
@@ -242,7 +242,9 @@ def test_calibration_inputs_that_do_not_fit_are_refused(name, blocks, shape, mes
 
 def test_blocks_that_do_not_fit_are_found_out_before_any_work(monkeypatch):
     worked = []
-    monkeypatch.setattr("ntkfusion.compression.active_neurons.select_neurons", lambda *given: worked.append(given))
+    monkeypatch.setattr(
+        "ntkfusion.compression.methods.active_neurons.select_neurons", lambda *given: worked.append(given)
+    )
     with pytest.raises(InputError, match="dense MLP blocks; got a FactorizedBlock"):
         compress("active-neurons", blocks=[dense_block(), factorized_block()])
     assert not worked
@@ -271,7 +273,7 @@ def test_shared_work_is_done_once_and_charged_to_everyone(monkeypatch):
         time.sleep(0.2)
         return kmeans_batch(problems, counts, *arguments, **options)
 
-    monkeypatch.setattr("ntkfusion.compression.mlp_fusion.kmeans_batch", slow)
+    monkeypatch.setattr("ntkfusion.compression.methods.mlp_fusion.kmeans_batch", slow)
     workspace, block = Workspace(0), dense_block(D, M, D)
     reports = [MLPFusion(0.5, variant=variant).compress([block], workspace).reports[0] for variant in ("v1", "v4")]
     assert calls == [[12]]

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from blocks import dense_block, duplicated_block, factorized_block, mixture_block, normal, relative
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
-from ntkfusion.compression.experts import MIN_TOKENS, ExpertWorkspace
-from ntkfusion.compression.mlp_fusion import MLPFusion
+from ntkfusion.compression.contract import MIN_TOKENS, ExpertWorkspace, LayerwiseMethod, Workspace
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.compression.methods.random_neurons import RandomNeurons
+from ntkfusion.compression.methods.structured_pruning import StructuredPruning
+from ntkfusion.compression.methods.svd import SVD
 from ntkfusion.compression.neurons import select_neurons
-from ntkfusion.compression.random_neurons import RandomNeurons
-from ntkfusion.compression.structured_pruning import StructuredPruning
-from ntkfusion.compression.svd import SVD
 from ntkfusion.errors import InputError
-from ntkfusion.models.mixture import MixtureBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def routed_evenly(experts, tokens=60):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from blocks import normal
 
-from ntkfusion.compression.forward_selection import DAMPING, forward_selection
+from ntkfusion.compression.methods.ntk_fusion import DAMPING, forward_selection
 from ntkfusion.errors import InputError
 
 

@@ -9,20 +9,20 @@ import pytest
 from blocks import dense_block, normal
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.fusion_metric import (
+from ntkfusion.compression.methods.mlp_fusion import (
     LEAST_WEIGHT,
     SHRINKAGE,
+    MLPFusion,
     data_coordinates,
     plain_coordinates,
     root_of_moments,
     sensitivities,
 )
-from ntkfusion.compression.mlp_fusion import MLPFusion
 from ntkfusion.compression.neurons import neuron_vectors
-from ntkfusion.data.inputs import collect_block_inputs
+from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.distance import relative_error
+from ntkfusion.kernels.distance.kernel_distance import relative_error
 
 
 def test_root_measures_mean_squares_of_preactivations(x64):
@@ -47,7 +47,7 @@ def test_sensitivities_are_mean_squares_of_the_first_order_changes(x64, activati
 
 @pytest.mark.parametrize("biases", [True, False])
 def test_squared_distances_add_the_two_mean_squares(x64, monkeypatch, biases):
-    monkeypatch.setattr("ntkfusion.compression.fusion_metric.SHRINKAGE", 0.0)
+    monkeypatch.setattr("ntkfusion.compression.methods.mlp_fusion.SHRINKAGE", 0.0)
     block, x = dense_block(3, 6, 2, biases=biases), normal(1, 40, 3)
     points, weights = data_coordinates(block, x, 2.0)
     through, out = sensitivities(block, x)

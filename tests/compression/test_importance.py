@@ -10,7 +10,7 @@ from blocks import dense_block, normal, relative
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.importance import by_output, first_order, fisher, l1
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.oracle import block_function, jacobian
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
 
 

@@ -8,8 +8,8 @@ import pytest
 from blocks import dense_block, normal
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.kronecker import Kronecker, factor_shapes, num_terms, rearrange
-from ntkfusion.compression.matrices import Matrix
+from ntkfusion.compression.matrices.codecs import Matrix
+from ntkfusion.compression.methods.kronecker import Kronecker, factor_shapes, num_terms, rearrange
 from ntkfusion.errors import InputError
 
 

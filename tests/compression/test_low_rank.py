@@ -12,9 +12,7 @@ from scipy.special import erf
 
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.importance import by_output, first_order, fisher
-from ntkfusion.compression.svd import SVD
-from ntkfusion.compression.weighted_svd import WeightedSVD
-from ntkfusion.compression.whitened_svd import WhitenedSVD
+from ntkfusion.compression.methods.svd import SVD, WeightedSVD, WhitenedSVD
 from ntkfusion.errors import InputError
 
 D, M, N = 12, 40, 50

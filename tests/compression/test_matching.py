@@ -11,13 +11,18 @@ from blocks import dense_block, duplicated_block, factorized_block, gated_block,
 from scipy.optimize import lsq_linear, minimize
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.matching import match_both, match_constants, with_constants
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.compression.neuron_kernels import SCALED, neuron_kernels, normal_equations
-from ntkfusion.compression.nonnegative import nonnegative_least_squares, trade_off
+from ntkfusion.compression.matching.constants import (
+    match_both,
+    match_constants,
+    nonnegative_least_squares,
+    trade_off,
+    with_constants,
+)
+from ntkfusion.compression.matching.neuron_kernels import SCALED, neuron_kernels, normal_equations
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.distance import relative_error
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.distance.kernel_distance import relative_error
 
 KINDS = ("sgd", "sign")
 BLOCKS = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from blocks import dense_block, duplicated_block, mixture_block, normal, relative
 
-from ntkfusion.clustering.kmeans import kmeans
+from ntkfusion.clustering.k_means import kmeans
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.mlp_fusion import MLPFusion, fuse
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion, fuse
 from ntkfusion.compression.neurons import neuron_vectors
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.activations import ACTIVATIONS
 
 SIZES = (5, 4, 3, 2, 2, 1, 1, 1)

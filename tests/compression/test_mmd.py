@@ -9,7 +9,7 @@ import pytest
 from blocks import dense_block, normal, relative
 
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.mmd import MMDPoints, bandwidth_and_mean, objective
+from ntkfusion.compression.methods.mmd import MMDPoints, bandwidth_and_mean, objective
 from ntkfusion.compression.neurons import neuron_vectors
 from ntkfusion.errors import InputError
 

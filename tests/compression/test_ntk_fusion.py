@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from blocks import dense_block, gated_block, mixture_block, normal, relative
 
-from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.improved import Matched, Refitted
-from ntkfusion.compression.kronecker import Kronecker
-from ntkfusion.compression.matching import match_constants
-from ntkfusion.compression.mlp_fusion import MLPFusion
-from ntkfusion.compression.ntk_fusion import NTKFusion
-from ntkfusion.compression.refit import refit_output
+from ntkfusion.compression.matching.constants import match_constants
+from ntkfusion.compression.matching.refit import refit_output
+from ntkfusion.compression.matching.tuning import Tuning, tune
+from ntkfusion.compression.methods.active_neurons import ActiveNeurons
+from ntkfusion.compression.methods.improved import Matched, Refitted
+from ntkfusion.compression.methods.kronecker import Kronecker
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.compression.methods.ntk_fusion import NTKFusion
+from ntkfusion.compression.methods.svd import SVD
 from ntkfusion.compression.registry import METHODS, build_method
-from ntkfusion.compression.svd import SVD
-from ntkfusion.compression.tuning import Tuning, tune
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.distance import relative_error
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.distance.kernel_distance import relative_error
 
 D, M = 6, 24
 SHORT = Tuning(steps=40, rate=1e-2, batch=64, kernel_tokens=16, kernel_sets=2)
@@ -129,7 +129,9 @@ def test_the_target_changes_constants_and_kernels_but_not_the_function(block, to
 
 def test_one_student_serves_all_targets(block, tokens, monkeypatch):
     calls = []
-    monkeypatch.setattr("ntkfusion.compression.ntk_fusion.tune", lambda *arguments: calls.append(1) or tune(*arguments))
+    monkeypatch.setattr(
+        "ntkfusion.compression.methods.ntk_fusion.tune", lambda *arguments: calls.append(1) or tune(*arguments)
+    )
     workspace = Workspace(0, [tokens])
     for target in ("sgd", "sign"):
         compress(NTKFusion(0.5, target=target, tuning=SHORT), block, workspace)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from blocks import dense_block, mixture_block, normal, relative
 
-from ntkfusion.compression.activation_pruning import ActivationPruning
-from ntkfusion.compression.active_neurons import ActiveNeurons
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.masks import mask_of_largest, mask_per_output
+from ntkfusion.compression.methods.activation_pruning import ActivationPruning
+from ntkfusion.compression.methods.active_neurons import ActiveNeurons
+from ntkfusion.compression.methods.weight_pruning import WeightPruning
+from ntkfusion.compression.neurons import mask_of_largest, mask_per_output
 from ntkfusion.compression.registry import build_method
-from ntkfusion.compression.weight_pruning import WeightPruning
 from ntkfusion.errors import InputError
-from ntkfusion.models.masked import MaskedBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
 
 D, M, OUT = 4, 20, 6
 WEIGHT_METHODS = ["magnitude-pruning", "first-order-pruning", "activation-pruning"]

@@ -8,7 +8,7 @@ import pytest
 from blocks import normal
 from sklearn.linear_model import RidgeCV
 
-from ntkfusion.compression.ridge import PENALTIES, ridge
+from ntkfusion.compression.matching.refit import PENALTIES, ridge
 from ntkfusion.errors import InputError
 
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from ntkfusion.data import glue
-from ntkfusion.data.tasks import load_task
+from ntkfusion.data.tasks import glue
+from ntkfusion.data.tasks.load import load_task
 from ntkfusion.errors import InputError
 
 #: Files of train, dev and test; header; columns of label, first and second sentence; examples.

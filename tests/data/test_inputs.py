@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.data.inputs import collect_block_inputs, tokenize, tokenizer_output, unseen_sentences
+from ntkfusion.data.block_inputs import collect_block_inputs, tokenize, tokenizer_output, unseen_sentences
 from ntkfusion.errors import InputError
 
 SENTENCES = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ntkfusion.data.tables import read_table
+from ntkfusion.data.tasks.tables import read_table
 from ntkfusion.errors import InputError
 
 

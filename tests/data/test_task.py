@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkfusion.data.task import Examples, Task, hold_out
+from ntkfusion.data.tasks.task import Examples, Task, hold_out
 from ntkfusion.errors import InputError
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ntkfusion.data.tasks import TASKS, load_task, read_task
+from ntkfusion.data.tasks.load import TASKS, load_task, read_task
 from ntkfusion.errors import InputError
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from blocks import dense_block, mixture_block, normal
 
-from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.devices import fetch, row_mesh
-from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
+from ntkfusion.kernels.block.block_kernel import block_kernel, estimate_block_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.network.network_kernel import estimate_network_kernel, network_kernel
+from ntkfusion.utils.devices import fetch, row_mesh
 
 
 def network(params, ids):

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import block_request
-from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
-from ntkfusion.kernels.block_program import default_tile
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.memory import show_size
-from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
+from ntkfusion.kernels.block import request as block_request
+from ntkfusion.kernels.block.block_kernel import block_kernel, estimate_block_kernel
+from ntkfusion.kernels.block.program import default_tile
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
+from ntkfusion.utils.memory import show_size
 
 BLOCKS = {
     "dense": lambda activation: dense_block(activation=activation),
@@ -205,12 +205,12 @@ def test_second_call_does_not_compile_again():
     first = block_kernel(dense_block(), normal(7, 6, 5))
     with pytest.MonkeyPatch.context() as patch:
         # tracing again would call this
-        patch.setattr("ntkfusion.kernels.dense.terms", None)
+        patch.setattr("ntkfusion.kernels.block.dense.terms", None)
         second = block_kernel(dense_block(seed=3), normal(9, 6, 5))
     assert relative(second, first) > 0
     first = block_kernel(dense_block(), normal(7, 6, 5), rates={"w1": 0.5, "b2": 0.0})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntkfusion.kernels.dense.terms", None)
+        patch.setattr("ntkfusion.kernels.block.dense.terms", None)
         second = block_kernel(dense_block(), normal(7, 6, 5), rates={"w1": 0.25, "b2": 0.0})
     assert relative(second, first) > 0
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from blocks import dense_block, normal
 
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.devices import cropped, fetch, padded_rows, row_mesh
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.utils.devices import cropped, fetch, padded_rows, row_mesh
 
 SCRIPT = Path(__file__).with_name("many_devices.py")
 CASES = 16

@@ -8,7 +8,7 @@ import pytest
 from blocks import normal
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.distance import (
+from ntkfusion.kernels.distance.kernel_distance import (
     centred_alignment,
     effective_rank,
     kernel_distance,

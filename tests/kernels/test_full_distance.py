@@ -9,9 +9,9 @@ import pytest
 from blocks import dense_block, factorized_block, gated_block, mixture_block, normal
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import full_distance
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.full_distance import full_kernel_distance, full_kernel_inner
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.distance import full_kernel_distance as full_distance
+from ntkfusion.kernels.distance.full_kernel_distance import full_kernel_distance, full_kernel_inner
 
 PAIRS = {
     "fewer neurons": lambda: (dense_block(constants=True), dense_block(m=4, seed=2)),

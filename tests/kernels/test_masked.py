@@ -8,10 +8,10 @@ import pytest
 from blocks import dense_block, masked_block, normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel, estimate_block_kernel
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.full_distance import full_kernel_distance
-from ntkfusion.kernels.sequence import sequence_kernel
+from ntkfusion.kernels.block.block_kernel import block_kernel, estimate_block_kernel
+from ntkfusion.kernels.block.sequence_kernel import sequence_kernel
+from ntkfusion.kernels.distance.full_kernel_distance import full_kernel_distance
+from ntkfusion.kernels.kinds import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

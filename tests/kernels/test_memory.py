@@ -6,7 +6,7 @@ import pytest
 
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.estimate import check_result
-from ntkfusion.kernels.memory import available_memory, memory_limit, parse_size, show_size
+from ntkfusion.utils.memory import available_memory, memory_limit, parse_size, show_size
 
 
 @pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("500 mb", 500_000_000), (7, 7), ("0.5KiB", 512)])

@@ -10,10 +10,10 @@ import pytest
 from blocks import dense_block, gated_block, masked_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.oracle import block_function, dense_kernel
-from ntkfusion.models.mixture import MixtureBlock
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def agrees_with_oracle(block, x, z, kind):

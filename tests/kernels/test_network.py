@@ -12,15 +12,16 @@ import pytest
 from blocks import dense_block, normal, relative
 
 import ntkfusion as nf
-from ntkfusion.data.inputs import tokenize
+from ntkfusion.data.block_inputs import tokenize
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import gradient_tiles, network
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.network import estimate_network_kernel, network_kernel
-from ntkfusion.kernels.oracle import block_function, dense_kernel
-from ntkfusion.kernels.selection import matches, parameter_paths
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.network import network_kernel as network
+from ntkfusion.kernels.network import parameter_kernels as gradient_tiles
+from ntkfusion.kernels.network.network_kernel import estimate_network_kernel, network_kernel
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
+from ntkfusion.utils.parameter_paths import matches, parameter_paths
 
 SMALL = nf.BertConfig(
     vocab_size=30,

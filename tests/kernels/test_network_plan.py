@@ -11,10 +11,10 @@ import pytest
 from blocks import normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import network
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.network import network_kernel
-from ntkfusion.kernels.oracle import dense_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.network import network_kernel as network
+from ntkfusion.kernels.network.network_kernel import network_kernel
+from ntkfusion.kernels.oracles.dense_jacobian import dense_kernel
 
 PARAMS = {"w": normal(0, 5, 3), "b": normal(1, 3)}
 X = normal(2, 4, 5)

@@ -15,17 +15,17 @@ from blocks import dense_block, factorized_block, normal, relative
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError, NTKFusionError
-from ntkfusion.kernels import neural_tangents as adapter
-from ntkfusion.kernels import neural_tangents_shim as shim
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.neural_tangents import (
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.oracles import neural_tangents as adapter
+from ntkfusion.kernels.oracles import neural_tangents_shim as shim
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
+from ntkfusion.kernels.oracles.neural_tangents import (
     IMPLEMENTATIONS,
     NeuralTangentsError,
     load_neural_tangents,
     reference_kernel,
 )
-from ntkfusion.kernels.oracle import block_function, dense_kernel
-from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.bert.config import BertConfig
 
 BLOCKS = {
     "gelu": lambda: dense_block(activation="gelu"),

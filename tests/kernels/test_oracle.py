@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from blocks import dense_block, normal, relative
 
-from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel, jacobian
 
 
 def test_jacobian_equals_finite_differences(x64):

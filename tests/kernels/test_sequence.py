@@ -10,11 +10,11 @@ import pytest
 from blocks import dense_block, factorized_block, gated_block, mixture_block, normal, relative
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels import sequence_program
-from ntkfusion.kernels.block import block_kernel
-from ntkfusion.kernels.checks import KINDS
-from ntkfusion.kernels.oracle import block_function, dense_kernel, jacobian
-from ntkfusion.kernels.sequence import estimate_sequence_kernel, sequence_kernel
+from ntkfusion.kernels.block import sequence_kernel as sequence_program
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.block.sequence_kernel import estimate_sequence_kernel, sequence_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel, jacobian
 
 BLOCKS = {
     "dense": dense_block,

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from blocks import normal, relative
 
-from ntkfusion.kernels.network import network_kernel
-from ntkfusion.kernels.oracle import dense_kernel
-from ntkfusion.kernels.taps import Dense, Lookup, find_taps
+from ntkfusion.kernels.network.network_kernel import network_kernel
+from ntkfusion.kernels.network.taps import Dense, Lookup, find_taps
+from ntkfusion.kernels.oracles.dense_jacobian import dense_kernel
 
 CALLS = {
     "plain": lambda f: f,

@@ -13,10 +13,10 @@ from encoder_parity import check, grid, marked, random_weights, small_oracle
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.albert_config import MOST_LAYERS, AlbertConfig
-from ntkfusion.models.architectures import read_config
+from ntkfusion.models.albert.config import MOST_LAYERS, AlbertConfig
 from ntkfusion.models.config import LARGEST_SIZE
 from ntkfusion.models.model import Model, abstract_params
+from ntkfusion.models.registry import read_config
 
 SHARED = {"embedding_size": 10, "num_hidden_layers": 3, "num_hidden_groups": 2}
 CASES = [

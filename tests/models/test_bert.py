@@ -16,9 +16,9 @@ from torch_parity import compare, our_outputs
 
 import ntkfusion
 import ntkfusion as nf
-from ntkfusion.checkpoints.bert_names import BERT
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.sources import find_folder
+from ntkfusion.models.bert.names import BERT
 
 CASES = grid("Bert")
 #: Cases that are always run, by dtype; all of them with `-m slow`.

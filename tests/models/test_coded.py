@@ -10,11 +10,11 @@ from blocks import dense_block, normal, relative
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.oracle import block_function, dense_kernel
-from ntkfusion.models.coded import CodedBlock, as_dense_weights
-from ntkfusion.models.codes import Affine, KroneckerMatrix, LatentMatrix, LowRankMatrix, named_arrays
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import MLPBlock, layout
+from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
+from ntkfusion.models.blocks.block import as_dense_weights, layout
+from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix, named_arrays
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def latent_matrix(n=6, k=4, x=2, *, seed=0, **options) -> LatentMatrix:

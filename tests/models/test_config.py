@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.albert_config import AlbertConfig
-from ntkfusion.models.architectures import read_config
-from ntkfusion.models.bert_config import BertConfig
+from ntkfusion.models.albert.config import AlbertConfig
+from ntkfusion.models.bert.config import BertConfig, RobertaConfig, XlmRobertaConfig
+from ntkfusion.models.blocks.dense import dense_layout
 from ntkfusion.models.config import LARGEST_SIZE
-from ntkfusion.models.mlp import dense_layout
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.roberta_config import RobertaConfig, XlmRobertaConfig
+from ntkfusion.models.registry import read_config
 
 MINIMAL = {
     "model_type": "bert",

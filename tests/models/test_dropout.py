@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.models.dropout import Dropout, kept_entries
+from ntkfusion.models.layers.dropout import Dropout, kept_entries
 
 SHAPE = (64, 12, 40, 40)
 SIZE = int(np.prod(SHAPE))

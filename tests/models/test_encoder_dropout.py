@@ -9,11 +9,11 @@ import pytest
 from encoder_parity import random_weights
 
 import ntkfusion as nf
-from ntkfusion.models.albert_config import AlbertConfig
+from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.batch import Batch
-from ntkfusion.models.dropout import Dropout
-from ntkfusion.models.encoder import Embeddings
-from ntkfusion.models.roberta_config import RobertaConfig
+from ntkfusion.models.bert.config import RobertaConfig
+from ntkfusion.models.layers.dropout import Dropout
+from ntkfusion.models.layers.encoder import Embeddings
 
 SIZES = {
     "vocab_size": 50,

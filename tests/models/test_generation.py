@@ -12,8 +12,8 @@ import transformers
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.gpt2_config import GPT2Config
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.gpt2.config import GPT2Config
 
 VOCABULARY, PAD, LENGTH, NEW = 67, 66, 12, 15
 

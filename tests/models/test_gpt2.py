@@ -17,11 +17,12 @@ from torch_parity import compare, our_outputs
 import ntkfusion as nf
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import InputError
-from ntkfusion.models.architectures import read_config
 from ntkfusion.models.batch import Batch
-from ntkfusion.models.gpt2 import Layer, SelfAttention
-from ntkfusion.models.gpt2_config import GPT2Config, hf_config
+from ntkfusion.models.gpt2.config import GPT2Config
+from ntkfusion.models.gpt2.config import gpt2_hf_config as hf_config
+from ntkfusion.models.gpt2.network import Layer, SelfAttention
 from ntkfusion.models.model import Model, abstract_params
+from ntkfusion.models.registry import read_config
 
 PAD = 0
 TINY = {

@@ -14,9 +14,9 @@ import transformers
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import InputError
-from ntkfusion.models.albert_config import AlbertConfig
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.switch_config import SwitchConfig
+from ntkfusion.models.albert.config import AlbertConfig
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.switch.config import SwitchConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from blocks import masked_block, mixture_block, normal, relative
 
+from ntkfusion.commands.inspect.report import blocks_table, parameter_shares
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.network import network_kernel
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp import MLPBlock, layout
+from ntkfusion.kernels.network.network_kernel import network_kernel
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.blocks.block import layout
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.model import random_model
-from ntkfusion.reporting.inspection import blocks_table, parameter_shares
 
 TINY = BertConfig(
     vocab_size=13, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import erf
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.bert_config import BertConfig
-from ntkfusion.models.mlp import FactorizedBlock, MLPBlock, dense_layout, layout
+from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.models.blocks.block import layout
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock, dense_layout
 from ntkfusion.models.model import abstract_params, random_model
 
 SIGMA = {

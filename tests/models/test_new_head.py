@@ -13,12 +13,12 @@ from flax.traverse_util import flatten_dict
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
-from ntkfusion.models.albert_config import AlbertConfig
+from ntkfusion.models.albert.config import AlbertConfig
+from ntkfusion.models.bert.config import RobertaConfig
 from ntkfusion.models.config import WITH_LABELS
-from ntkfusion.models.gpt2_config import GPT2Config
+from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.roberta_config import RobertaConfig
-from ntkfusion.models.switch_config import SwitchConfig
+from ntkfusion.models.switch.config import SwitchConfig
 
 SIZES = {"vocab_size": 17, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 CONFIGS = [

@@ -8,8 +8,8 @@ from torch_parity import compare
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import InputError
-from ntkfusion.models.architectures import read_config
-from ntkfusion.models.roberta_config import RobertaConfig, XlmRobertaConfig
+from ntkfusion.models.bert.config import RobertaConfig, XlmRobertaConfig
+from ntkfusion.models.registry import read_config
 
 PADDED_BY_ZERO = {"pad_token_id": 0}
 CASES = [

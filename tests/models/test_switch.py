@@ -17,11 +17,11 @@ from transformers.models.t5.modeling_t5 import T5ClassificationHead
 import ntkfusion as nf
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.errors import InputError
-from ntkfusion.models.mixture import MixtureBlock
-from ntkfusion.models.mlp_module import over_capacity
+from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.models.layers.mlp import over_capacity
 from ntkfusion.models.model import Model, abstract_params
-from ntkfusion.models.relative_positions import buckets
-from ntkfusion.models.switch_config import SwitchConfig
+from ntkfusion.models.switch.config import SwitchConfig
+from ntkfusion.models.switch.network import buckets
 
 TINY = {
     "vocab_size": 41,

@@ -10,9 +10,10 @@ import transformers
 from transformers.models.switch_transformers import modeling_switch_transformers as theirs
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.architectures import read_config
 from ntkfusion.models.config import LARGEST_SIZE
-from ntkfusion.models.switch_config import SwitchConfig, hf_config
+from ntkfusion.models.registry import read_config
+from ntkfusion.models.switch.config import SwitchConfig
+from ntkfusion.models.switch.config import switch_hf_config as hf_config
 
 MINIMAL = {
     "model_type": "switch_transformers",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.reporting.answer import (
+from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.summary import (
     answer,
     error_grid,
     format_error,
@@ -19,7 +20,6 @@ from ntkfusion.reporting.answer import (
     reference_width,
     width_label,
 )
-from ntkfusion.reporting.results import Comparison, Row
 
 
 def comparison(errors, widths=(0.25,)):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from kernel_files import kernel_file
 
-from ntkfusion.reporting.kernel_plots import LABEL_LENGTH, describe, kernel_figure, spectrum_figure
+from ntkfusion.reporting.kernel_plots import LABEL_LENGTH, describe, kernel_figure, spectra_of, spectrum_figure
 from ntkfusion.reporting.plots import save_png
-from ntkfusion.reporting.spectra import spectra_of
 
 
 def network(layers=3, examples=4, kind="sgd"):

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from ntkfusion.errors import InputError
-from ntkfusion.reporting.answer import answer
 from ntkfusion.reporting.page import html_page
 from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.summary import answer
 
 ROWS = (
     Row("svd", 0, 0.25, 4, 25, 100, 0.1, 0.8, math.nan, 1.0),

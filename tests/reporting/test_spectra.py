@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_files import kernel_file
 
-from ntkfusion.reporting.spectra import spectra_of
+from ntkfusion.reporting.kernel_plots import spectra_of
 
 
 def test_sgd_has_eigenvalues_and_sign_has_singular_values():

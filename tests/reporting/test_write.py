@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ntkfusion.errors import InputError
+from ntkfusion.reporting.page import write_report
 from ntkfusion.reporting.results import Comparison, KernelGallery, Row, read_comparison
 from ntkfusion.reporting.table import markdown_report
-from ntkfusion.reporting.write import write_report
 
 PLOTS = ("error_by_layer.png", "error_by_width.png")
 TEXTS = ("index.html", "results.json", "table.md")

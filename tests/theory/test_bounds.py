@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 import ntkfusion as nf
-from ntkfusion.kernels.dense import terms
-from ntkfusion.kernels.terms import evaluate as evaluate_terms
+from ntkfusion.kernels.block.dense import terms
+from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory import output_bounds, sgd_bounds, sgd_terms, sign_bounds, signal_bounds
-from ntkfusion.theory.evaluation import evaluate_unchecked
-from ntkfusion.theory.kernel_weights import constants_of, traced_weights
-from ntkfusion.theory.output_bounds import output_bound_of
-from ntkfusion.theory.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.sgd_bounds import sgd_bound_of
-from ntkfusion.theory.sgd_frobenius import frobenius_bound
-from ntkfusion.theory.sign_bounds import sign_bound_of
-from ntkfusion.theory.signal_bounds import signal_bound_of
+from ntkfusion.theory.blocks import output_bounds, sgd_bounds, sign_bounds, signal_bounds
+from ntkfusion.theory.blocks import sgd_bounds as sgd_terms
+from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
+from ntkfusion.theory.blocks.kernel_weights import constants_of, traced_weights
+from ntkfusion.theory.blocks.output_bounds import output_bound_of
+from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
+from ntkfusion.theory.blocks.sgd_bounds import frobenius_bound, sgd_bound_of
+from ntkfusion.theory.blocks.sign_bounds import sign_bound_of
+from ntkfusion.theory.blocks.signal_bounds import signal_bound_of
 
 recipes = st.builds(
     Recipe,

@@ -6,11 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.theory.constant_proof import CLOSE, prove_constant, prove_constants
-from ntkfusion.theory.constants import constants
-from ntkfusion.theory.derivatives import derivatives
-from ntkfusion.theory.intervals import Interval
-from ntkfusion.theory.jets import derivative_on, tail
+from ntkfusion.theory.activations.derivatives import derivatives
+from ntkfusion.theory.activations.intervals import Interval, derivative_on, tail
+from ntkfusion.theory.activations.suprema import CLOSE, constants, prove_constant, prove_constants
 
 
 def test_every_digit_is_proven():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory.derivatives import derivatives
+from ntkfusion.theory.activations.derivatives import derivatives
 
 SMOOTH = [name for name in ACTIVATIONS if name != "relu"]
 

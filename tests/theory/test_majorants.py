@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory import majorants as module
-from ntkfusion.theory.derivatives import derivatives
-from ntkfusion.theory.majorants import crosses, majorants
+from ntkfusion.theory.activations import majorants as module
+from ntkfusion.theory.activations.derivatives import derivatives
+from ntkfusion.theory.activations.majorants import crosses, majorants
 
 #: Rounding of the differences below, in units of |h| + |Δ| (values) and 1 (slopes).
 ROUNDING = 16 * 2.0**-53

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.theory import mixture_bounds as module
-from ntkfusion.theory.mixture_bounds import mixture_kernel_bound, mixture_output_bound
+from ntkfusion.theory.blocks import mixture_bounds as module
+from ntkfusion.theory.blocks.mixture_bounds import mixture_kernel_bound, mixture_output_bound
 
 D, M, OUT, C, E, N = 5, 12, 3, 4, 3, 20
 

@@ -10,14 +10,14 @@ import pytest
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
-from ntkfusion.models.albert_config import AlbertConfig
-from ntkfusion.models.gpt2_config import GPT2Config
+from ntkfusion.models.albert.config import AlbertConfig
+from ntkfusion.models.bert.config import RobertaConfig
+from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.model import random_model
-from ntkfusion.models.roberta_config import RobertaConfig
-from ntkfusion.theory import block_gap, layer_first_order, network_bounds, network_weights
-from ntkfusion.theory.block_gap import Gap
-from ntkfusion.theory.check_bounds import FAST
-from ntkfusion.theory.check_networks import TINY, double_model, planted_networks, tiny_batch
+from ntkfusion.theory.networks import block_change as block_gap
+from ntkfusion.theory.networks import layer_first_order, network_bounds, network_weights
+from ntkfusion.theory.networks.block_change import Gap
+from ntkfusion.verification.bounds import FAST, TINY, double_model, planted_networks, tiny_batch
 
 SHAPE = {
     "vocab_size": 50,
@@ -215,7 +215,7 @@ def test_what_is_refused(x64):
 
 
 def _switch():
-    from ntkfusion.models.switch_config import SwitchConfig
+    from ntkfusion.models.switch.config import SwitchConfig
 
     return SwitchConfig()
 

@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.models.mlp import MLPBlock
-from ntkfusion.theory.attention_bound import attention_change, attention_curvature, head_norms, lengths, shifts
-from ntkfusion.theory.ball import Ball, closed, elementwise_ball, entries, linear_ball, norm_ball
-from ntkfusion.theory.block_change import block_change, block_derivative, block_norms
-from ntkfusion.theory.layer_jacobian import attention_rows
-from ntkfusion.theory.layer_norm_bound import (
+from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.networks.attention_bound import attention_change, attention_curvature, head_norms, lengths, shifts
+from ntkfusion.theory.networks.block_change import block_change, block_derivative, block_norms
+from ntkfusion.theory.networks.layer_first_order import attention_rows
+from ntkfusion.theory.networks.layer_norm_bound import (
+    Ball,
     NormWeights,
     chord,
+    closed,
+    elementwise_ball,
+    entries,
+    linear_ball,
+    norm_ball,
     norm_change,
     norm_curvature,
     norm_derivative,
     normalise,
+    spectral_bound,
 )
-from ntkfusion.theory.layer_weights import AttentionWeights, LayerWeights, attend, run_layer
-from ntkfusion.theory.spectral import spectral_bound
+from ntkfusion.theory.networks.network_weights import AttentionWeights, LayerWeights, attend, run_layer
 
 D, H, T = 6, 2, 4
 #: What rounding of measured differences and bounds may do, relative to the numbers they are made of.

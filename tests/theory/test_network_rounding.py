@@ -11,10 +11,9 @@ import pytest
 
 import ntkfusion as nf
 from ntkfusion.models.activations import get_activation
-from ntkfusion.theory.check_networks import TINY, double_model, tiny_batch
-from ntkfusion.theory.layer_weights import run_layer
-from ntkfusion.theory.network_rounding import layer_rounding
-from ntkfusion.theory.network_weights import embedded, network_layers, visibility
+from ntkfusion.theory.networks.network_rounding import layer_rounding
+from ntkfusion.theory.networks.network_weights import embedded, network_layers, run_layer, visibility
+from ntkfusion.verification.bounds import TINY, double_model, tiny_batch
 
 LONG = np.longdouble
 pytestmark = pytest.mark.skipif(np.finfo(LONG).eps > 2.0**-60, reason="NumPy's longdouble is float64 here")

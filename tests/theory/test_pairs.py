@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 import ntkfusion as nf
-from ntkfusion.theory.pairs import pair_blocks
+from ntkfusion.theory.blocks.pairs import pair_blocks
 
 
 def test_a_centre_that_is_nearest_to_no_neuron_takes_the_nearest_one(x64):

@@ -9,10 +9,10 @@ import pytest
 
 import ntkfusion as nf
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory.derivatives import derivatives
-from ntkfusion.theory.evaluation import evaluate
-from ntkfusion.theory.pairs import pair_blocks
-from ntkfusion.theory.rounding import ACTIVATION_ULPS, UNIT, output_allowance
+from ntkfusion.theory.activations.derivatives import derivatives
+from ntkfusion.theory.blocks.evaluation import evaluate
+from ntkfusion.theory.blocks.pairs import pair_blocks
+from ntkfusion.theory.blocks.rounding import ACTIVATION_ULPS, UNIT, output_allowance
 
 getcontext().prec = 60
 #: π to 60 digits.

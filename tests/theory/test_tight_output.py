@@ -10,8 +10,8 @@ from tight_cases import OUTPUTS, random_case
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory import tight_output
-from ntkfusion.theory.tight_output import output_directions, output_enclosure
+from ntkfusion.theory.enclosures import output_enclosure as tight_output
+from ntkfusion.theory.enclosures.output_enclosure import output_directions, output_enclosure
 
 SHARES = (0.0, 0.5, 1.0)
 

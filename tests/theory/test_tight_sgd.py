@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tight_cases import random_case
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import block_kernel
+from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.activations import ACTIVATIONS
-from ntkfusion.theory import tight_sgd
-from ntkfusion.theory.tight_sgd import kernel_directions, sgd_enclosure
+from ntkfusion.theory.enclosures import sgd_enclosure as tight_sgd
+from ntkfusion.theory.enclosures.sgd_enclosure import kernel_directions, sgd_enclosure
 
 SHARES = (0.0, 0.5, 1.0)
 

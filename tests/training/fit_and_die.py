@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tiny_training import RECIPE, tiny_model, tiny_task
 
-from ntkfusion.training.fit import fit
+from ntkfusion.training.fine_tuning import fit
 from ntkfusion.training.store import StateStore
 
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import random_encoded
 
-from ntkfusion.training.batches import epoch_order, in_order, minibatches, padded_length
-from ntkfusion.training.encoding import bucket_lengths
+from ntkfusion.training.batches import bucket_lengths, epoch_order, in_order, minibatches, padded_length
 from ntkfusion.training.recipe import Recipe
 
 

@@ -19,10 +19,11 @@ import ntkfusion
 from ntkfusion.errors import InputError, NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.new_head import with_new_head
 from ntkfusion.training import run as loop
-from ntkfusion.training.fit import fit
-from ntkfusion.training.groups import Group, flatten
+from ntkfusion.training.fine_tuning import fit
+from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.store import StateStore
+from ntkfusion.utils.parameter_paths import flatten
 
 #: 4 updates an epoch of the tiny task, saved behind updates 2, 3, 4, 6, 8.
 WHOLE = dataclasses.replace(RECIPE, evaluations=2, keep="last")

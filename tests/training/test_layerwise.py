@@ -13,13 +13,13 @@ from scipy.special import erf
 from tiny_training import CONFIG, as_readable, examples, half, in_double, random_encoded, relative
 
 import ntkfusion as nf
-from ntkfusion.data.task import Examples
+from ntkfusion.data.tasks.task import Examples
 from ntkfusion.errors import InputError, NonFiniteLossError
-from ntkfusion.models.codes import LowRankMatrix
-from ntkfusion.models.switch_config import SwitchConfig
-from ntkfusion.training.groups import flatten, unflatten
+from ntkfusion.models.blocks.coded import LowRankMatrix
+from ntkfusion.models.switch.config import SwitchConfig
 from ntkfusion.training.layer_loss import Pair, compressed_paths, layer_loss, token_batch
 from ntkfusion.training.layerwise import TUNE_LAYERS
+from ntkfusion.utils.parameter_paths import flatten, unflatten
 
 BARE = dataclasses.replace(CONFIG, head=None, num_labels=None, num_hidden_layers=2, add_pooler=False)
 #: One shape of a batch.

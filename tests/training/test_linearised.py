@@ -14,10 +14,9 @@ from tiny_training import CONFIG, in_double, random_encoded, relative
 import ntkfusion as nf
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import minibatches
-from ntkfusion.training.encoding import encode
-from ntkfusion.training.groups import Group
+from ntkfusion.training.batches import encode, minibatches
 from ntkfusion.training.linearised import curve_distance, linearised_training
+from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
 
 PLAIN = Recipe(

@@ -12,14 +12,12 @@ from tiny_training import CONFIG, as_readable, examples, half, random_encoded
 import ntkfusion as nf
 from ntkfusion.errors import InputError
 from ntkfusion.training import memory
-from ntkfusion.training.groups import Group, split
 from ntkfusion.training.layer_loss import Pair, layer_loss, token_batch
 from ntkfusion.training.layerwise import TUNE_LAYERS
-from ntkfusion.training.losses import task_loss
 from ntkfusion.training.memory import training_bytes, tuning_bytes
-from ntkfusion.training.optimizer import build_optimizer
+from ntkfusion.training.optimizer import Group, build_optimizer, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step
+from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
 
 LENGTH = 48
 #: Activations are much of the memory, as in real models.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ntkfusion
 from ntkfusion.errors import InputError
-from ntkfusion.training.metrics import METRICS, score
+from ntkfusion.training.evaluation import METRICS, score
 
 
 def outputs(predictions, count=2):
@@ -97,7 +97,7 @@ def test_no_examples_are_refused():
 
 
 def test_every_task_has_metrics_that_exist():
-    from ntkfusion.data.glue import GLUE
+    from ntkfusion.data.tasks.glue import GLUE
 
     assert {name for task in GLUE.values() for name in task.metrics} == set(METRICS)
 

@@ -9,8 +9,7 @@ import torch
 import transformers
 
 from ntkfusion.errors import InputError
-from ntkfusion.training.groups import decays
-from ntkfusion.training.optimizer import clip, learning_rate
+from ntkfusion.training.optimizer import clip, decays, learning_rate
 from ntkfusion.training.recipe import Recipe
 
 UPDATES = 37

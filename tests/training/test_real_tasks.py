@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import ntkfusion as nf
-from ntkfusion.checkpoints.bert_names import BERT
+from ntkfusion.models.bert.names import BERT
 from ntkfusion.models.model import random_model
 from ntkfusion.models.new_head import head_paths
 

@@ -13,9 +13,9 @@ from encoder_parity import Case, small_oracle
 from tiny_training import random_encoded, relative, train
 
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.tables import table_of
-from ntkfusion.training.groups import unflatten
+from ntkfusion.models.registry import architecture_of
 from ntkfusion.training.recipe import Recipe
+from ntkfusion.utils.parameter_paths import unflatten
 
 UPDATES = 10
 CONSTANT = Recipe(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, dropout=False)
@@ -59,7 +59,7 @@ def theirs(oracle, arrays, recipe):
 
 def named(model, flat):
     """Parameters by PyTorch's names."""
-    return table_of(model.config).named_tensors(unflatten(flat), head=model.config.head)
+    return architecture_of(model.config).names.named_tensors(unflatten(flat), head=model.config.head)
 
 
 def differences(oracle, folder, recipe, dtype):

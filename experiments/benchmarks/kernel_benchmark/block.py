@@ -8,7 +8,7 @@ from kernel_benchmark.options import Options
 from kernel_benchmark.outcome import Entry, Limits, Outcome
 from kernel_benchmark.race import race
 from kernel_benchmark.tables import Section, Table, peak, seconds, took, verdict
-from ntkfusion.kernels.memory import parse_size, show_size
+from ntkfusion.utils.memory import parse_size, show_size
 
 IMPLEMENTATIONS = ("structured-derivatives", "ntk-vector-products", "jacobian-contraction")
 #: Targets: times faster, part of the memory, bytes for many tokens.

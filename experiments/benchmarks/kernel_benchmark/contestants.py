@@ -14,8 +14,8 @@ import numpy as np
 
 import ntkfusion as nf
 from kernel_benchmark.jacrev import jacrev_kernel
-from ntkfusion.kernels.neural_tangents import load_neural_tangents, reference_kernel
-from ntkfusion.kernels.oracle import Function, block_function
+from ntkfusion.kernels.oracles.dense_jacobian import Function, block_function
+from ntkfusion.kernels.oracles.neural_tangents import load_neural_tangents, reference_kernel
 
 Call = Callable[[], Any]
 
@@ -41,7 +41,7 @@ def rows_over_devices(sharded: bool) -> dict[str, Any]:
     """The argument that spreads the rows of a kernel over all devices."""
     if not sharded:
         return {}
-    from ntkfusion.kernels.devices import row_mesh
+    from ntkfusion.utils.devices import row_mesh
 
     return {"mesh": row_mesh()}
 

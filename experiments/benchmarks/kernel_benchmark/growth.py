@@ -16,10 +16,10 @@ from kernel_benchmark.options import Options
 from kernel_benchmark.outcome import Entry, Limits, Outcome
 from kernel_benchmark.race import race
 from kernel_benchmark.tables import Section, Table, peak, seconds, took
-from ntkfusion.kernels.memory import parse_size, show_size
 from ntkfusion.reporting.plots import RC
+from ntkfusion.utils.memory import parse_size, show_size
 
-DEVICES = "ntkfusion.kernels.devices"
+DEVICES = "ntkfusion.utils.devices"
 MEMORY_NOTE = (
     "Memory of a call: peak RSS beyond what the process held when it began. The last column is the whole process, "
     "compilation included."

@@ -12,7 +12,7 @@ from kernel_benchmark.options import NetworkSizes, Options
 from kernel_benchmark.outcome import Entry, Limits, Outcome
 from kernel_benchmark.race import race
 from kernel_benchmark.tables import Section, Table, peak, seconds, took, verdict
-from ntkfusion.kernels.memory import parse_size, show_size
+from ntkfusion.utils.memory import parse_size, show_size
 
 #: Targets: time over floor, and bytes.
 FLOORS, BYTES = {"sgd": 2.5, "sign": 4.0}, 8 * 2**30

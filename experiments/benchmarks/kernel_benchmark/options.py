@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from ntkfusion.kernels.memory import parse_size
+from ntkfusion.utils.memory import parse_size
 
 SectionName = Literal["block", "tokens", "network", "growth"]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from kernel_benchmark.outcome import Entry, Limits, Outcome, Status
 from kernel_benchmark.worker import MEMORY_SIGNS, memory_of
-from ntkfusion.kernels.memory import show_size
+from ntkfusion.utils.memory import show_size
 
 #: Seconds between two looks at a contestant's memory.
 POLL = 0.02

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kernel_benchmark.outcome import Outcome
-from ntkfusion.kernels.memory import show_size
+from ntkfusion.utils.memory import show_size
 
 
 @dataclasses.dataclass(frozen=True)

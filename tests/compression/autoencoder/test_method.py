@@ -9,12 +9,12 @@ import pytest
 from blocks import dense_block, normal
 
 import ntkfusion as nf
-from ntkfusion.compression.autoencoder.training import Training
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.matrices import Matrix
+from ntkfusion.compression.matrices.codecs import Matrix
+from ntkfusion.compression.methods.autoencoder.training import Training
 from ntkfusion.errors import InputError
-from ntkfusion.models.codes import named_arrays
-from ntkfusion.models.mlp import layout
+from ntkfusion.models.blocks.block import layout
+from ntkfusion.models.blocks.coded import named_arrays
 
 QUICK = Training(epochs=3, batch=16)
 D, M = 16, 24

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkfusion.compression.autoencoder.network import init_network
-from ntkfusion.compression.autoencoder.sizes import Sizes, latent_width
+from ntkfusion.compression.methods.autoencoder.network import Sizes, init_network, latent_width
 
 #: Rows of BERT-base's matrices with 768 numbers each: one layer, 12 layers together, word embeddings.
 ONE, TWELVE, WORDS = 768, 12 * 768, 30522

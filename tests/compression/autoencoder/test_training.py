@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 from blocks import normal
 
-from ntkfusion.compression.autoencoder.loss import reconstruction_loss
-from ntkfusion.compression.autoencoder.network import encode, init_network, reconstruct
-from ntkfusion.compression.autoencoder.sizes import Sizes
-from ntkfusion.compression.autoencoder.training import Training, train
-from ntkfusion.compression.autoencoder.weights import row_weights
-from ntkfusion.compression.budget import fidelity
+from ntkfusion.compression.matrices.codecs import fidelity
+from ntkfusion.compression.methods.autoencoder.network import Sizes, encode, init_network, reconstruct, row_weights
+from ntkfusion.compression.methods.autoencoder.training import Training, reconstruction_loss, train
 from ntkfusion.errors import InputError
 
 

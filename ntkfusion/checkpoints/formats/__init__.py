@@ -1,0 +1,1 @@
+"""File formats of checkpoints: safetensors, Flax msgpack, and the native one."""

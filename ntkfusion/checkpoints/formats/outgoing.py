@@ -1,0 +1,109 @@
+"""Tensors on their way to a file: names, shapes and dtypes now, numbers one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from ntkfusion.checkpoints.formats.tensors import FLOATS
+from ntkfusion.errors import InputError
+from ntkfusion.models.model import Model
+from ntkfusion.models.registry import architecture_of
+from ntkfusion.utils.digests import digest
+
+#: Dtypes that weights can be stored in, by numpy's names → by safetensors' names.
+STORED = {np.dtype(numpy).name: name for name, numpy in FLOATS.items()}
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One tensor to be written.
+
+    Attributes:
+        name: its name in the file.
+        array: its numbers, in the dtype that they have in memory; a view wherever it can be one.
+        dtype: how they are stored, in safetensors' words.
+        is_embedding: whether it is a table whose rows are looked up.
+    """
+
+    name: str
+    array: np.ndarray
+    dtype: str
+    is_embedding: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in the file."""
+        return math.prod(self.shape) * np.dtype(FLOATS[self.dtype]).itemsize
+
+    def stored(self) -> np.ndarray:
+        """The numbers as they are stored."""
+        with np.errstate(over="ignore"):  # what becomes infinite is reported by `digests_of`
+            return self.array.astype(FLOATS[self.dtype], order="C", copy=False)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a dtype that weights cannot be stored in.
+
+    Raises:
+        InputError: if it is none of `STORED`.
+    """
+    if dtype is not None and dtype not in STORED:
+        raise InputError(f"dtype must be one of {', '.join(STORED)}, or None for that of the original; got {dtype!r}")
+
+
+def named_outgoing(model: Model, dtype: str | None) -> list[Outgoing]:
+    """The parameters of an exportable model by the names that PyTorch's class has.
+
+    Args:
+        model: a model whose blocks are those of its architecture.
+        dtype: how to store every tensor; None for how the original's was stored, or else how it is in memory.
+
+    Returns:
+        The tensors, in the order of the network; nothing is copied where NumPy can look at an array's own memory.
+    """
+    views, table = jax.tree.map(np.asarray, model.params), architecture_of(model.config).names
+    plain = table.named_tensors(views, head=None)
+    named = table.named_tensors(views, head=model.config.head)
+    outgoing = []
+    for (name, array), origin in zip(named.items(), plain, strict=True):
+        place, stored = table.find(name), _stored_dtype(dtype, array, model.origin.dtypes.get(origin))
+        outgoing.append(Outgoing(name, array, stored, place is not None and place.path.endswith("embedding")))
+    return outgoing
+
+
+def _stored_dtype(wanted: str | None, array: np.ndarray, original: str | None) -> str:
+    return STORED[wanted] if wanted is not None else original or STORED[array.dtype.name]
+
+
+def digests_of(tensors: Sequence[Outgoing]) -> Mapping[str, str]:
+    """The digest of every tensor as it will be stored.
+
+    Raises:
+        InputError: naming every tensor that holds NaN or Inf, or numbers that are too large for how they are stored.
+    """
+    digests, problems = {}, []
+    for tensor in tensors:
+        stored = tensor.stored()
+        if not np.isfinite(stored).all():
+            problems.append(_not_finite(tensor, stored))
+        digests[tensor.name] = digest(stored)
+    if problems:
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise InputError(f"the model cannot be saved: {shown}")
+    return digests
+
+
+def _not_finite(tensor: Outgoing, stored: np.ndarray) -> str:
+    if np.isfinite(tensor.array).all():
+        return f"{tensor.name} has numbers too large for {tensor.dtype}, choose dtype='float32'"
+    return f"{tensor.name} holds NaN or infinite numbers ({int((~np.isfinite(stored)).sum())} of {stored.size})"

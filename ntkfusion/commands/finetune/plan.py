@@ -1,0 +1,181 @@
+"""What ``ntkfusion finetune`` is asked to do, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ntkfusion.checkpoints.save import check_request
+from ntkfusion.commands.conditions import check_seed
+from ntkfusion.commands.finetune.options import Finetune
+from ntkfusion.compression.contract import Method
+from ntkfusion.compression.registry import build_method
+from ntkfusion.data.tasks.load import TASKS, load_task, read_task
+from ntkfusion.data.tasks.task import Task
+from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.models.blocks.coded import CodedBlock
+from ntkfusion.models.blocks.dense import FactorizedBlock
+from ntkfusion.training.optimizer import Group
+from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.trackers import summary_writer
+from ntkfusion.utils.files import MARKER, check_output, read_json
+
+#: The request of a run, in its folder: what `--resume` must find unchanged.
+REQUEST = "request.json"
+
+#: Written last: the run is finished.
+RESULTS = "results.json"
+
+#: Of a seed, in its folder; written when it is finished.
+RESULT = "result.json"
+
+#: Options that do not change what a run computes; another format may save what a first one could not.
+FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetunePlan:
+    """A checked request.
+
+    Attributes:
+        options: as they were given.
+        recipe: the hyper-parameters.
+        groups: frozen parameters (`--freeze`), and those with rates of their own.
+        method: the compression, or None.
+        task: the examples.
+        folder: where results go.
+    """
+
+    options: Finetune
+    recipe: Recipe
+    groups: tuple[Group, ...]
+    method: Method | None
+    task: Task
+    folder: Path
+
+
+def make_plan(options: Finetune) -> FinetunePlan:
+    """Check everything that can be checked without the model, and read the task.
+
+    Raises:
+        InputError: for options out of range, an unknown method, or a task that cannot be read.
+        OutputExistsError: if earlier results would be replaced that must not be, or `--resume` finds another request.
+    """
+    _check_options(options)
+    recipe, groups = _recipe(options), _groups(options)
+    method = None if options.compress is None else build_method(options.compress, options.width)
+    if method is not None:
+        _check_format(options, method)
+    folder = options.out or Path("results") / f"finetune-{Path(options.model).name}-{options.task}"
+    _check_folder(folder, options)
+    task = _task(options).subsampled(train=options.max_train, dev=options.max_dev, seed=min(options.seeds))
+    return FinetunePlan(options, recipe, groups, method, task, folder)
+
+
+def _check_options(options: Finetune) -> None:
+    if not options.seeds or len(set(options.seeds)) != len(options.seeds):
+        raise InputError(f"--seeds takes at least one seed, each once; got {' '.join(map(str, options.seeds))}")
+    for seed in options.seeds:
+        check_seed(seed)
+    if options.train is None and (options.dev is not None or options.test is not None):
+        raise InputError("--dev and --test are for a task of your own, which --train gives")
+    if options.train is None and options.labels != "auto":
+        raise InputError("--labels is for a task of your own, which --train gives; those of GLUE are known")
+    if options.train is not None and options.task in TASKS:
+        raise InputError(f"{options.task} is a task of GLUE; give your own (--train) another name")
+    if options.tune_layers and options.compress is None:
+        raise InputError("--tune-layers trains compressed blocks to be like the original's; it needs --compress")
+    if options.resume and options.overwrite:
+        raise InputError("--resume goes on with what is there, --overwrite replaces it: give one of them")
+    if options.tensorboard:
+        summary_writer()
+    if options.probe and options.freeze:
+        raise InputError("--probe freezes everything but the head already: leave out --freeze")
+
+
+def _recipe(options: Finetune) -> Recipe:
+    same = {field.name for field in dataclasses.fields(Recipe)} & {field.name for field in dataclasses.fields(options)}
+    values = {name: getattr(options, name) for name in same}
+    values |= {"clip_norm": options.clip_norm or None, "patience": options.patience or None}
+    return Recipe(**values, dropout=not options.no_dropout)
+
+
+def _groups(options: Finetune) -> tuple[Group, ...]:
+    groups = [Group(pattern, 0.0) for pattern in options.freeze]
+    for text in options.rates:
+        pattern, _, factor = text.rpartition("=")
+        try:
+            rate = float(factor)
+        except ValueError:
+            rate = -1.0
+        if not pattern or not 0 <= rate < float("inf"):
+            raise InputError(f"--rates takes PATTERN=FACTOR, such as '*/mlp/*=0.5'; got {text!r}")
+        groups.append(Group(pattern, rate))
+    return tuple(groups)
+
+
+def _check_format(options: Finetune, method: Method) -> None:
+    if options.format in ("hf", "flax") and not options.merge and method.makes() in (FactorizedBlock, CodedBlock):
+        raise InputError(
+            f"--compress {options.compress} makes blocks that --format {options.format} has no place for: pass --merge "
+            "to multiply them out to dense ones, --format ntkfusion to keep them, or --format none to save no model"
+        )
+
+
+def _task(options: Finetune) -> Task:
+    if options.train is None:
+        return load_task(options.task, data_dir=options.data_dir, seed=min(options.seeds))
+    return read_task(
+        options.train,
+        options.dev,
+        options.test,
+        text=options.text,
+        pair=options.pair,
+        label=options.label,
+        name=options.task,
+        regression={"auto": None, "classes": False, "scores": True}[options.labels],
+        seed=min(options.seeds),
+    )
+
+
+def request_of(options: Finetune) -> dict[str, Any]:
+    """Every option that decides the result, as JSON has it."""
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+    return json.loads(json.dumps(values, default=str))
+
+
+def _check_folder(folder: Path, options: Finetune) -> None:
+    if options.format != "none":
+        check_request(folder / "model", format=options.format, dtype=None, overwrite=True)
+    if not options.resume:
+        if _is_unfinished(folder) and not options.overwrite:
+            raise OutputExistsError(
+                f"{folder} holds a run that was interrupted: pass --resume to go on with it, --overwrite to begin anew"
+            )
+        check_output(folder, overwrite=options.overwrite)
+        return
+    if not folder.exists():
+        return
+    if not (folder / MARKER).exists() or not (folder / REQUEST).exists():
+        raise OutputExistsError(f"{folder} holds no run of ntkfusion finetune that --resume could go on with")
+    before, now = read_json(folder / REQUEST), request_of(options)
+    changed = [name for name in now if before.get(name) != now[name] and not (name == "seeds" and _more(before, now))]
+    if changed:
+        shown = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
+        raise OutputExistsError(f"{folder} holds a run with other options ({shown}); --resume goes on with the same")
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a run there lacks a seed, one that was added later included."""
+    if not (folder / REQUEST).exists():
+        return False
+    seeds = read_json(folder / REQUEST).get("seeds", ())
+    return not (folder / RESULTS).exists() or not all((folder / f"seed-{seed}" / RESULT).exists() for seed in seeds)
+
+
+def _more(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether seeds were added; the smallest one chooses the examples."""
+    old, new = set(before.get("seeds", ())), set(now["seeds"])
+    return old <= new and min(old, default=None) == min(new)

@@ -1,0 +1,232 @@
+"""The job behind ``ntkfusion finetune``: compress, tune layers, fine-tune, once per seed; interrupted runs go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from ntkfusion.checkpoints.load import load_model
+from ntkfusion.checkpoints.save import save_model
+from ntkfusion.commands.conditions import command_line, describe_model, environment
+from ntkfusion.commands.finetune.plan import REQUEST, RESULT, FinetunePlan, request_of
+from ntkfusion.commands.finetune.start import (
+    SeedRun,
+    check_trainable,
+    groups_of,
+    has_own_head,
+    starting_model,
+    tuning_report,
+    with_head,
+)
+from ntkfusion.errors import OutputExistsError
+from ntkfusion.models.model import Model
+from ntkfusion.models.registry import transformers_class
+from ntkfusion.training.evaluation import predict, score
+from ntkfusion.training.fine_tuning import Fit, fit
+from ntkfusion.training.run import Data
+from ntkfusion.training.store import StateStore, model_digest, task_digest
+from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_after, read_lines
+from ntkfusion.utils.files import MARKER, read_json, write_json
+from ntkfusion.utils.progress import TrainingBar
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedResult:
+    """What one seed gave.
+
+    Attributes:
+        seed: the seed.
+        zero_shot: metrics on the dev set before any training.
+        tuning: mean squared distance of hidden states from the original's on the dev set's texts, before and after
+            layer-wise tuning; empty without it.
+        dev: metrics on the dev set of the model that was kept.
+        test: metrics on the test set; empty without one.
+        history: metrics on the dev set at every evaluation.
+        best_step: updates done at the best evaluation.
+        num_updates: updates done.
+        parameters: trainable numbers of the model.
+        seconds: of all updates.
+        tokens: of all updates, without padding.
+    """
+
+    seed: int
+    zero_shot: dict[str, float]
+    tuning: dict[str, float]
+    dev: dict[str, float]
+    test: dict[str, float]
+    history: list[dict[str, float]]
+    best_step: int
+    num_updates: int
+    parameters: int
+    seconds: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuned:
+    """All seeds with their conditions."""
+
+    seeds: tuple[SeedResult, ...]
+    conditions: dict[str, Any]
+    metrics: tuple[str, ...]
+
+
+def run(plan: FinetunePlan, bar: TrainingBar, check: Callable[[], None]) -> Finetuned:
+    """Fine-tune with every seed; what the folder holds of an interrupted run is not done again.
+
+    Args:
+        plan: from `make_plan`.
+        bar: shows what is being done.
+        check: raises KeyboardInterrupt if there was one.
+
+    Returns:
+        What was found.
+
+    Raises:
+        NTKFusionError: if the model cannot be loaded, does not fit the task or the method, is not the one that an
+            interrupted run had, or a loss is no number.
+    """
+    bar.say("loading the model")
+    original = load_model(plan.options.model)
+    data = _prepare(plan, original)
+    seeds = []
+    for seed in plan.options.seeds:
+        folder = plan.folder / f"seed-{seed}"
+        if not (folder / RESULT).exists():
+            _run_seed(SeedRun(plan, original, data, seed, folder, bar, check))
+        seeds.append(SeedResult(**read_json(folder / RESULT)))
+    return Finetuned(tuple(seeds), _conditions(plan, original), plan.task.metrics)
+
+
+def _prepare(plan: FinetunePlan, original: Model) -> Data:
+    """Check everything that the model decides, mark the folder as ours, and tokenise the examples."""
+    model = with_head(original, plan, plan.options.seeds[0])
+    if plan.options.format in ("hf", "flax"):
+        transformers_class(model.config)
+    request = {**request_of(plan.options), "inputs": _inputs(plan, original)}
+    if plan.options.resume:
+        _check_inputs(plan, request["inputs"])
+    data = Data.of(model, plan.task, plan.recipe)
+    if plan.method is None:  # else once it is compressed
+        check_trainable(plan, model, data)
+    if plan.options.overwrite:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    (plan.folder / MARKER).touch()
+    write_json(plan.folder / REQUEST, request)
+    return data
+
+
+def _inputs(plan: FinetunePlan, original: Model) -> dict[str, str]:
+    """What stands behind the names of model and files."""
+    return {"the model": model_digest(original), "the examples": task_digest(plan.task)}
+
+
+def _check_inputs(plan: FinetunePlan, now: dict[str, str]) -> None:
+    path = plan.folder / REQUEST
+    before = read_json(path).get("inputs", {}) if path.exists() else now
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        raise OutputExistsError(
+            f"{plan.folder} holds a run in which {' and '.join(changed)} had other contents; --resume goes on with the "
+            "same ones: bring them back, pass --overwrite to begin anew, or choose another --out"
+        )
+
+
+def _run_seed(run: SeedRun) -> None:
+    plan, folder = run.plan, run.folder
+    model = starting_model(run)
+    zero_shot = _zero_shot(run, model)
+    with ExitStack() as stack:
+        store = StateStore(folder / "state")
+        stack.callback(store.close)
+        trackers = _trackers(run, store, stack)
+        groups = groups_of(plan, model)
+        found = fit(
+            model,
+            plan.task,
+            plan.recipe,
+            seed=run.seed,
+            groups=groups,
+            trackers=trackers,
+            store=store,
+            data=run.data,
+        )
+    result = _result(run, found, zero_shot)
+    _save(run, found.model, result)
+    write_json(folder / RESULT, dataclasses.asdict(result))
+    run.forget_steps()
+
+
+def _trackers(run: SeedRun, store: StateStore, stack: ExitStack) -> list[Tracker]:
+    """The live line, metrics.jsonl and, if asked for, event files; all forget what was not saved."""
+    done = store.step or 0
+    forget_after(run.folder / "metrics.jsonl", done)
+    total = run.plan.recipe.num_updates(len(run.plan.task.train))
+    trackers: list[Tracker] = [run.bar.tracker(f"seed {run.seed}", total, done, run.check)]
+    trackers += [JsonLines(run.folder / "metrics.jsonl")]
+    trackers += [TensorBoard(run.folder / "tensorboard", done)] if run.plan.options.tensorboard else []
+    for tracker in trackers:
+        stack.callback(tracker.close)
+    return trackers
+
+
+def _zero_shot(run: SeedRun, model: Model) -> dict[str, float]:
+    path, dev = run.folder / "zero_shot.json", run.data.sets["dev"]
+    if not path.exists():
+        run.bar.say("scores before training")
+        logits = predict(model, dev, batch_size=run.plan.recipe.part_size, buckets=run.data.buckets)
+        write_json(path, score(run.plan.task.metrics, dev.labels, logits))
+    return read_json(path)
+
+
+def _result(run: SeedRun, found: Fit, zero_shot: dict[str, float]) -> SeedResult:
+    updates = [line for line in read_lines(run.folder / "metrics.jsonl") if "tokens" in line]
+    return SeedResult(
+        run.seed,
+        zero_shot,
+        tuning_report(run.folder),
+        found.dev,
+        found.test,
+        list(found.history),
+        found.best_step,
+        found.num_updates,
+        found.model.num_parameters,
+        round(sum(line["seconds"] for line in updates), 3),
+        int(sum(line["tokens"] for line in updates)),
+    )
+
+
+def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
+    options = run.plan.options
+    if options.format == "none":
+        return
+    notes = {"command": command_line(options, positional=("model",)), **dataclasses.asdict(result)}
+    notes.pop("history")
+    save_model(
+        model,
+        run.folder / "model",
+        format=options.format,
+        dtype="float32",  # the bits that were scored, however the original was stored
+        merge=options.merge,
+        pad=True,
+        notes=notes,
+        overwrite=True,
+    )
+
+
+def _conditions(plan: FinetunePlan, original: Model) -> dict[str, Any]:
+    task, own = plan.task, has_own_head(original, plan)
+    sizes = {"train": len(task.train), "dev": len(task.dev), "test": 0 if task.test is None else len(task.test)}
+    facts = {"name": task.name, "source": task.source, "examples": sizes, "metrics": list(task.metrics)}
+    precisions = {} if plan.recipe.precision == "float32" else {"precision": "bfloat16, parameters and scores float32"}
+    return {
+        "command": command_line(plan.options, positional=("model",)),
+        "model": describe_model(original),
+        "head": "the checkpoint's own" if own else "fresh",
+        "task": {**facts, "labels": list(task.labels)},
+        "recipe": dataclasses.asdict(plan.recipe),
+        "environment": environment() | precisions,
+    }

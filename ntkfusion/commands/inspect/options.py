@@ -1,0 +1,18 @@
+"""The options of ``ntkfusion inspect``; nothing heavy is imported here, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ntkfusion.commands.options import ModelArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Print a model's architecture, its MLP blocks and where its parameters are.
+
+    Attributes:
+        model: `minilm` (the packaged demo model), a Hugging Face folder, or a hub id such as `org/name`.
+    """
+
+    model: ModelArgument

@@ -1,0 +1,155 @@
+"""The job behind ``ntkfusion verify``: find the checks, run them, keep what they found."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import runpy
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ntkfusion
+from ntkfusion.checkpoints.load import load_model
+from ntkfusion.commands.conditions import check_seed, command_line, environment, read_text
+from ntkfusion.commands.verify.options import Verify
+from ntkfusion.errors import InputError
+from ntkfusion.utils.files import check_output
+from ntkfusion.utils.progress import Advance
+from ntkfusion.verification.check import Check, Outcome, Real, Scope, quick_compilation, run_check
+from ntkfusion.verification.real_blocks import model_blocks, packaged_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one check found, and how long it took."""
+
+    check: Check
+    outcome: Outcome
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """All findings with their conditions."""
+
+    findings: tuple[Finding, ...]
+    conditions: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(finding.outcome.passed for finding in self.findings)
+
+
+def find_checks() -> dict[str, Check]:
+    """Every check by name: the scripts of ``theory_checks/``, beside the package or (installed) inside it.
+
+    Raises:
+        InputError: if the folder is not there.
+    """
+    package = Path(ntkfusion.__path__[0])
+    places = [folder for folder in (package / "theory_checks", package.parent / "theory_checks") if folder.is_dir()]
+    if not places:
+        raise InputError("the folder theory_checks, which holds the checks, is missing; install ntkfusion again")
+    loaded = [runpy.run_path(str(path))["CHECK"] for path in sorted(places[0].glob("*.py"))]
+    return {check.name: check for check in loaded}
+
+
+def chosen_checks(options: Verify) -> list[Check]:
+    """The checks that a request means.
+
+    Raises:
+        InputError: for an unknown or repeated name, a bad seed or an unusable output.
+        OutputExistsError: if an earlier report would be replaced that must not be.
+    """
+    check_seed(options.seed)
+    checks = find_checks()
+    unknown = [name for name in options.checks if name not in checks]
+    if unknown or len(set(options.checks)) != len(options.checks):
+        raise InputError(
+            f"--checks takes names, each once, out of {', '.join(checks)}; got {', '.join(options.checks)}"
+        )
+    check_output(output_folder(options), overwrite=options.overwrite)
+    return [check for name, check in checks.items() if not options.checks or name in options.checks]
+
+
+def output_folder(options: Verify) -> Path:
+    """Where the report goes."""
+    return options.out or Path("results") / "verify"
+
+
+def run(options: Verify, checks: list[Check], advance: Advance) -> Verification:
+    """Run checks one after the other.
+
+    Args:
+        options: the request.
+        checks: from `chosen_checks`.
+        advance: told what is being done and how many steps (one more than checks) are finished.
+
+    Returns:
+        The findings.
+
+    Raises:
+        NTKFusionError: if the user's model cannot be loaded or has no dense block.
+    """
+    advance("loading the model", 0)
+    if options.quick and len(checks) > 2 and (os.cpu_count() or 1) > 1:
+        findings, models = _two_at_a_time(options, checks, advance)
+    else:
+        findings, models = _in_turn(options, checks, advance)
+    conditions = {
+        "command": command_line(options, positional=()),
+        "models": models,
+        "seed": options.seed,
+        "environment": environment() | {"precision": "float64"},
+    }
+    return Verification(tuple(findings), conditions)
+
+
+def _in_turn(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
+    findings = []
+    with quick_compilation(options.quick):
+        models = _models(options)
+        for done, check in enumerate(checks, start=1):
+            advance(check.name, done)
+            scope = Scope(options.quick, options.seed, models)
+            findings.append(Finding(check, *run_check(check, scope)))
+    return findings, [real.name for real in models]
+
+
+def _two_at_a_time(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
+    """Two processes: a quick run mostly compiles, on one core each; controls exchange functions, so no threads."""
+    found = {}
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_by_name, options, check.name): check for check in checks}
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                found[running[future].name] = future.result()
+                advance(f"{running[future].name} is done", done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    findings = [Finding(check, *found[check.name][:2]) for check in checks]
+    return findings, found[checks[0].name][2]
+
+
+def _by_name(options: Verify, name: str) -> tuple[Outcome, float, list[str]]:
+    """A check in a process of its own: what it found, its seconds, the models it had."""
+    with quick_compilation(options.quick):
+        models = _models_once(options)
+        outcome, seconds = run_check(find_checks()[name], Scope(options.quick, options.seed, models))
+    return outcome, seconds, [real.name for real in models]
+
+
+@lru_cache(maxsize=1)
+def _models_once(options: Verify) -> tuple[Real, ...]:
+    return _models(options)
+
+
+def _models(options: Verify) -> tuple[Real, ...]:
+    if options.model is None:
+        return packaged_blocks(options.seed, quick=options.quick)
+    return (model_blocks(load_model(options.model), read_text(options.text), seed=options.seed),)

@@ -1,0 +1,1 @@
+"""Towards the original's kernel: constants, output weights, tuning."""

@@ -1,0 +1,1 @@
+"""Single weight matrices: how they are coded."""

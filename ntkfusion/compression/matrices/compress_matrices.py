@@ -1,0 +1,160 @@
+"""Code chosen weight matrices of a model, whatever part of the network they are in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from ntkfusion.compression.compress_model import check_layers
+from ntkfusion.compression.matrices.codecs import Codec, Encoded, Matrix, fidelity
+from ntkfusion.compression.workspace import Workspace
+from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.coded import MatrixCode
+from ntkfusion.models.model import Model
+from ntkfusion.models.registry import architecture_of
+from ntkfusion.utils.parameter_paths import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixReport:
+    """What coding one matrix cost and gave.
+
+    Attributes:
+        kind: a key of the architecture's matrices (`ntkfusion.models.registry.Architecture`).
+        parameters: numbers stored for it, its share of a common decoder included.
+        original_parameters: numbers of the matrix.
+        cosine: the mean cosine between decoded and original rows.
+        relative_error: ‖decoded − original‖ / ‖original‖ (Frobenius).
+        details: what the codec measured on the way.
+    """
+
+    kind: str
+    parameters: int
+    original_parameters: int
+    cosine: float
+    relative_error: float
+    details: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedStore:
+    """All that has to be stored of the coded matrices.
+
+    Attributes:
+        codes: path of the parameter → its code. Matrices that share a decoder hold the same arrays.
+        reports: path → what coding it cost and gave.
+    """
+
+    codes: Mapping[str, MatrixCode]
+    reports: Mapping[str, MatrixReport]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers stored for all matrices; what they share counts once."""
+        return sum(code.num_parameters for code in self.codes.values())
+
+    def decode(self) -> dict[str, Float[Array, "rows columns"]]:
+        """Path → dense matrix."""
+        return {path: code.decode() for path, code in self.codes.items()}
+
+
+def compress_matrices(
+    model: Model,
+    codec: Codec,
+    *,
+    kinds: Iterable[str] = ("intermediate", "output"),
+    layers: Iterable[int] | None = None,
+    squared_gradients: Params | None = None,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Model, CodedStore]:
+    """A model some of whose matrices went through a codec: attention, embeddings, MLP blocks.
+
+    Args:
+        model: the original; it is not changed.
+        codec: for example ``Autoencoder(ratio=10)``, ``Kronecker(width=0.1)`` or ``LowRank(width=0.1)``. Each matrix
+            may take the fraction of its numbers that the codec keeps; biases stay.
+        kinds: which matrices, keys of the architecture's `matrices`; those of one kind share a decoder if the codec has
+            one to share.
+        layers: of which layers; by default all.
+        squared_gradients: means of a task's squared gradients, nested as the parameters, for codecs that weigh rows.
+        seed: drives all randomness.
+        progress: told what is being done and which fraction of it is finished.
+
+    Returns:
+        The model with decoded dense matrices, and the codes with a report each.
+
+    Raises:
+        InputError: before any work, for a kind or layer that does not exist, a matrix that is not dense any more, or a
+            budget that is too small.
+    """
+    if codec.kept >= 1:
+        raise InputError(
+            "a codec that may keep every number has nothing to do; choose a width below 1 or a ratio above"
+        )
+    chosen = check_layers(layers, model.config.num_blocks)
+    requests = {
+        kind: _matrices(model, kind, chosen, codec.kept, squared_gradients) for kind in _check_kinds(model, kinds)
+    }
+    for kind, matrices in requests.items():
+        codec.check_matrices(kind, list(matrices.values()))
+    workspace = Workspace(seed, progress=progress)
+    codes: dict[str, MatrixCode] = {}
+    reports: dict[str, MatrixReport] = {}
+    for kind, matrices in requests.items():
+        encoded = codec.encode(kind, list(matrices.values()), workspace)
+        for (path, matrix), result in zip(matrices.items(), encoded, strict=True):
+            codes[path], reports[path] = result.code, _report(kind, matrix, result)
+    store = CodedStore(codes, reports)
+    return dataclasses.replace(model, params=_exchanged(model.params, store.decode())), store
+
+
+def _check_kinds(model: Model, kinds: Iterable[str]) -> tuple[str, ...]:
+    chosen, known = tuple(kinds), architecture_of(model.config).matrices
+    unknown = [kind for kind in chosen if kind not in known]
+    if unknown or not chosen or len(set(chosen)) != len(chosen):
+        raise InputError(
+            f"kinds must name matrices of {model.config.architecture}, each once, out of {', '.join(known)}; "
+            f"got {', '.join(chosen)}"
+        )
+    return chosen
+
+
+def _matrices(
+    model: Model, kind: str, layers: tuple[int, ...], kept: float, squared: Params | None
+) -> dict[str, Matrix]:
+    """Path → matrix of one kind; there is one for all layers if the path names no layer."""
+    found, pattern = {}, architecture_of(model.config).matrices[kind]
+    for path in dict.fromkeys(pattern.format(layer=layer) for layer in layers):
+        array = _at(model.params, path)
+        if array is None:
+            raise InputError(f"the model has no dense matrix {path}; code the matrices before its block is compressed")
+        found[path] = Matrix(array, int(kept * array.size), kind != "embeddings", _at(squared, path))
+    return found
+
+
+def _at(tree: Any, path: str) -> Any:
+    """The array under a path, None if there is none."""
+    for part in path.split("/"):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _report(kind: str, matrix: Matrix, result: Encoded) -> MatrixReport:
+    decoded = result.code.decode()
+    measured = fidelity(decoded.T if matrix.transposed else decoded, matrix.rows)
+    return MatrixReport(kind, result.code.num_parameters, matrix.array.size, **measured, details=result.details)
+
+
+def _exchanged(params: Params, arrays: Mapping[str, Array]) -> Params:
+    """Nested parameters with the arrays under some paths exchanged."""
+    for path, array in arrays.items():
+        params = _with(params, path.split("/"), array)
+    return params
+
+
+def _with(tree: Params, parts: list[str], array: Array) -> Params:
+    return {**tree, parts[0]: _with(tree[parts[0]], parts[1:], array) if parts[1:] else array}

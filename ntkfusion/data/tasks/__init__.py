@@ -1,0 +1,1 @@
+"""Labelled examples in splits: GLUE, and tables of one's own."""

@@ -1,0 +1,1 @@
+"""Kernels of one MLP block, in closed form."""

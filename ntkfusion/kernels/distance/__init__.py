@@ -1,0 +1,1 @@
+"""How far two kernels are from each other."""

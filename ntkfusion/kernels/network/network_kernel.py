@@ -1,0 +1,204 @@
+"""The exact kernel of a whole network, of any function, with respect to any of its parameters.
+
+One forward pass and one backward pass per output give the factors of every gradient (`taps`); then
+the parameters are contracted one after the other (`parameter_kernels`), so that no more than a tile of
+one parameter's gradients exists at a time. Examples are taken in chunks when the factors of all do not fit, and the
+rows of the kernel are shared among the devices of a mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int
+
+from ntkfusion.kernels.estimate import Estimate
+from ntkfusion.kernels.kinds import Kind, check_kind
+from ntkfusion.kernels.network.plan import AllFactors, Plan, make_plan, remembered
+from ntkfusion.kernels.network.problem import NetworkFunction, Problem
+from ntkfusion.utils.devices import EVERYWHERE, by_rows, cropped, device_limit, num_shares, placed
+from ntkfusion.utils.memory import memory_limit as limit_in_bytes
+from ntkfusion.utils.parameter_paths import Select, hashable
+
+#: A kernel while it is made: axes [devices, rows of each, devices, columns of each, C, C].
+Laid = Float[Array, "D B E G C C"]
+
+
+def network_kernel(
+    f: NetworkFunction,
+    params: Any,
+    x: Any,
+    z: Any = None,
+    *,
+    kind: Kind = "sgd",
+    select: Select | None = None,
+    groups: Mapping[str, Select] | None = None,
+    memory_limit: int | str | None = None,
+    mesh: Mesh | None = None,
+) -> Float[Array, "N M C C"] | dict[str, Float[Array, "N M C C"]]:
+    """The exact empirical NTK of ``f(params, one_example) -> [C]``.
+
+    SGD: ``K(x, z)[c, d] = ⟨∇f_c(x), ∇f_d(z)⟩``. Sign: ``⟨∇f_c(x), sgn ∇f_d(z)⟩`` with z the training example. Sums over
+    all selected parameters; not divided by anything.
+
+    As for `jax.jit`, programs are compiled once for an f and its shapes, so f must be pure: what it closes over is
+    fixed at the first call. It runs on concrete arrays only, not inside `jax.jit`.
+
+    Args:
+        f: the function, of the parameters and one example without batch axis.
+        params: pytree of parameters.
+        x: evaluated examples: an array or pytree of arrays, examples along the first axis.
+        z: training examples; by default `x`.
+        kind: "sgd" or "sign".
+        select: parameters to differentiate; by default all. Paths are joined by slashes: "layer_0/mlp/w1".
+        groups: name → which parameters: return one kernel per group. A parameter belongs to the first group that it
+            fits; what fits none is left out.
+        memory_limit: bytes, or a text such as "8GiB"; by default a safe share of what the machine has. Examples are
+            taken in chunks that fit; the result changes by rounding only.
+        mesh: devices to share the rows among, of one process or several (`ntkfusion.utils.devices.row_mesh`). Every
+            process passes the same examples and parameters. The result is shared by rows if the devices divide N, else
+            it is complete on every device; `ntkfusion.utils.devices.fetch` gives it to every process.
+
+    Returns:
+        [N, M, C, C], or {group: [N, M, C, C]}.
+
+    Raises:
+        InputError: if nothing is selected, f does not return a vector, examples differ in number or shape, the kind is
+            unknown, or not even one example fits into the memory limit.
+    """
+    plan = _plan(f, params, x, z, kind, select, groups, memory_limit, mesh)
+    leaves = placed(jax.tree.leaves(params), mesh, EVERYWHERE)
+    n, m = plan.problem.shape[:2]
+    kernels = {name: _zeros(plan) for name in plan.problem.group_names}
+    for rows, columns, left, right in _pairs_of_chunks(plan, leaves, x, z):
+        for group, tile in plan.tiles(left, right).items():
+            kernels[group] = _put(kernels[group], tile, rows, columns)
+            if plan.mirrored and rows != columns:
+                kernels[group] = _put(kernels[group], tile.transpose(1, 0, 3, 2), columns, rows)
+        del left, right  # not to live while the factors of the next pair are computed
+    found = {name: cropped(_flat(kernel), mesh, n, m) for name, kernel in kernels.items()}
+    return found if groups is not None else found[plan.problem.group_names[0]]
+
+
+def estimate_network_kernel(
+    f: NetworkFunction,
+    params: Any,
+    x: Any,
+    z: Any = None,
+    *,
+    kind: Kind = "sgd",
+    select: Select | None = None,
+    groups: Mapping[str, Select] | None = None,
+    memory_limit: int | str | None = None,
+    mesh: Mesh | None = None,
+) -> Estimate:
+    """The memory that `network_kernel` takes with the same arguments, from its compiled programs; nothing runs.
+
+    Args:
+        f: as there.
+        params: as there, or their shapes.
+        x: as there, or their shapes (`jax.ShapeDtypeStruct`, examples along the first axis).
+        z: likewise.
+        kind: as there.
+        select: as there.
+        groups: as there.
+        memory_limit: as there.
+        mesh: as there.
+
+    Returns:
+        The estimate; a call with the same arguments that follows does not compile again.
+
+    Raises:
+        InputError: as `network_kernel`.
+    """
+    return _plan(f, params, x, z, kind, select, groups, memory_limit, mesh).estimate
+
+
+def _plan(
+    f: NetworkFunction,
+    params: Any,
+    x: Any,
+    z: Any,
+    kind: Kind,
+    select: Select | None,
+    groups: Mapping[str, Select] | None,
+    memory_limit: int | str | None,
+    mesh: Mesh | None,
+) -> Plan:
+    check_kind(kind)
+    limit = device_limit(limit_in_bytes(memory_limit), mesh)
+
+    def make() -> Plan:
+        with jax.default_matmul_precision("highest"):  # f's own products too, which are fixed when it is traced
+            problem = Problem.of(f, params, x, z, select, groups)
+        return make_plan(problem, kind, mesh, z_is_x=z is None, limit=limit)
+
+    leaves, structure = jax.tree.flatten((params, x, z))
+    shapes = tuple(_kind_of_array(leaf) for leaf in leaves)
+    grouped = None if groups is None else tuple((name, hashable(group)) for name, group in groups.items())
+    settings = tuple(getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device"))
+    key = (f, structure, shapes, kind, hashable(select), grouped, memory_limit, mesh, settings)
+    return remembered(key, make, limit)
+
+
+def _kind_of_array(leaf: Any) -> tuple[Any, ...]:
+    """All of an array that a program depends on."""
+    return jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", isinstance(leaf, (int, float)))
+
+
+def _pairs_of_chunks(
+    plan: Plan, leaves: list[Array], x: Any, z: Any
+) -> Iterator[tuple[int, int, AllFactors, AllFactors]]:
+    """First rows and columns (of each device) with the factors; of a symmetric kernel each unordered pair once."""
+    devices, (n, m) = num_shares(plan.mesh), plan.problem.shape[:2]
+    for row in _starts(-(-n // devices), plan.chunk):
+        left = _factors(plan, leaves, x, n, row)
+        for column in _starts(-(-m // devices), plan.chunk):
+            if plan.mirrored and column > row:
+                break
+            same = z is None and column == row
+            yield row, column, left, left if same else _factors(plan, leaves, x if z is None else z, m, column)
+
+
+def _starts(count: int, chunk: int) -> list[int]:
+    """Where chunks begin; the last one reaches back into the one before, so that all have one size."""
+    if count <= chunk:
+        return [0]
+    return [min(start, count - chunk) for start in range(0, count, chunk)]
+
+
+def _factors(plan: Plan, leaves: list[Array], examples: Any, count: int, start: int) -> AllFactors:
+    """The factors of a chunk: examples start … start + chunk of every device; beyond the end the last is repeated."""
+    devices = num_shares(plan.mesh)
+    first = np.arange(devices)[:, None] * -(-count // devices)
+    which = np.minimum(first + start + np.arange(plan.chunk)[None, :], count - 1).reshape(-1)
+    some = jax.tree.map(lambda leaf: leaf[which], examples)
+    return plan.factor_program(leaves, placed(jax.tree.map(jnp.asarray, some), plan.mesh, by_rows(plan.mesh)))
+
+
+def _zeros(plan: Plan) -> Laid:
+    """The kernel of one group, to be filled: as many rows for every device."""
+    devices, (n, m, outputs, _) = num_shares(plan.mesh), plan.problem.shape
+    rows, columns = (-(-count // devices) for count in (n, m))
+    sharding = None if plan.mesh is None else NamedSharding(plan.mesh, by_rows(plan.mesh))
+    return jnp.zeros((devices, rows, devices, columns, outputs, outputs), plan.problem.dtype, device=sharding)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(kernel: Laid, tile: Float[Array, "n m C C"], row: int | Int[Array, ""], column: int | Int[Array, ""]) -> Laid:
+    """The kernel with a tile of it filled in (in place), without what a chunk has beyond a device's share."""
+    devices, rows, _, columns = kernel.shape[:4]
+    laid = tile.reshape(devices, -1, devices, tile.shape[1] // devices, *tile.shape[2:])
+    return jax.lax.dynamic_update_slice(kernel, laid[:, :rows, :, :columns], (0, row, 0, column, 0, 0))
+
+
+@jax.jit
+def _flat(kernel: Laid) -> Float[Array, "N M C C"]:
+    devices, rows, _, columns = kernel.shape[:4]
+    return kernel.reshape(devices * rows, devices * columns, *kernel.shape[4:])

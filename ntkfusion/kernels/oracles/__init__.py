@@ -1,0 +1,1 @@
+"""Kernels computed in other ways, to compare with."""

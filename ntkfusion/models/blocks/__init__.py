@@ -1,0 +1,1 @@
+"""The MLP block in all its forms."""

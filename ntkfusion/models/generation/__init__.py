@@ -1,0 +1,1 @@
+"""Texts that a decoder continues: greedy and beam search."""

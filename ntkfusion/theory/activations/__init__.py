@@ -1,0 +1,1 @@
+"""Bounds on the derivatives of activations, with proofs."""

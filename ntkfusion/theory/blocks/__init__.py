@@ -1,0 +1,1 @@
+"""Bounds for fused MLP blocks."""

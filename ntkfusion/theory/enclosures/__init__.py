@@ -1,0 +1,1 @@
+"""Bounds that stay informative on real weights."""

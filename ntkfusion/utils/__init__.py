@@ -1,0 +1,1 @@
+"""What no package owns: pytrees and parameter paths, memory, devices, files, digests, progress."""

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch_parity import compare, our_outputs
 
 import ntkfusion as nf
 from ntkfusion.checkpoints.load import load_with_audit
 from ntkfusion.kernels.distance.kernel_distance import relative_error
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
 from ntkfusion.models.registry import transformers_class
+from tests.helpers.torch_parity import compare, our_outputs
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ENCODER = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}

@@ -9,14 +9,14 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from checkpoints.mutations import EVERY_KIND, numbers
-from checkpoints.saving import assert_same_tensors, coded, every_kind, fused
 from safetensors.numpy import load_file, save_file
 
 from ntkfusion.checkpoints.formats.statement import function_fields
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import NTKFusionError
+from tests.helpers.mutations import EVERY_KIND, numbers
+from tests.helpers.saving import assert_same_tensors, coded, every_kind, fused
 
 FORMATS = ("hf", "sharded", "flax", "sharded flax", "own", "own coded")
 

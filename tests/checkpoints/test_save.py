@@ -11,16 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints.saving import (
-    IDS,
-    assert_same_model,
-    assert_same_tensors,
-    coded,
-    every_kind,
-    factorised,
-    fused,
-    outputs,
-)
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -30,6 +20,16 @@ from ntkfusion.checkpoints.save import check_request, save_model
 from ntkfusion.errors import CheckpointError, InputError, OutputExistsError
 from ntkfusion.models.model import random_model
 from ntkfusion.models.registry import ARCHITECTURES
+from tests.helpers.saving import (
+    IDS,
+    assert_same_model,
+    assert_same_tensors,
+    coded,
+    every_kind,
+    factorised,
+    fused,
+    outputs,
+)
 
 
 @pytest.fixture

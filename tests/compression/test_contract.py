@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, factorized_block, mixture_block, normal, relative
 
 from ntkfusion.clustering.k_means import kmeans_batch
 from ntkfusion.compression.contract import Workspace
@@ -18,6 +17,7 @@ from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
+from tests.helpers.blocks import dense_block, factorized_block, mixture_block, normal, relative
 
 #: Methods whose block at width 1 computes the same function. v0 counts as one: all its clusters have size 1.
 EXACT_AT_FULL_WIDTH = [name for name in METHODS if not name.startswith(("svd", "sketch", "kronecker"))] + [

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, duplicated_block, factorized_block, mixture_block, normal, relative
 
 from ntkfusion.compression.contract import MIN_TOKENS, ExpertWorkspace, LayerwiseMethod, Workspace
 from ntkfusion.compression.methods.mlp_fusion import MLPFusion
@@ -18,6 +17,7 @@ from ntkfusion.compression.methods.svd import SVD
 from ntkfusion.compression.neurons import select_neurons
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.mixture import MixtureBlock
+from tests.helpers.blocks import dense_block, duplicated_block, factorized_block, mixture_block, normal, relative
 
 
 def routed_evenly(experts, tokens=60):

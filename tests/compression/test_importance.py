@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import dense_block, normal, relative
 
 from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.importance import by_output, first_order, fisher, l1
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, jacobian
 from ntkfusion.models.activations import ACTIVATIONS
+from tests.helpers.blocks import dense_block, normal, relative
 
 
 @pytest.mark.parametrize("biases", [True, False], ids=["biases", "no biases"])

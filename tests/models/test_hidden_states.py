@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import encoder_parity
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.bert.config import BertConfig
 from ntkfusion.models.switch.config import SwitchConfig
+from tests.helpers import encoder_parity
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}

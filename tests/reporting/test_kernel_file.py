@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_files import kernel_file
 
 from ntkfusion.errors import InputError
 from ntkfusion.reporting.kernel_file import load_kernel_file, save_kernel_file, traced
+from tests.helpers.kernel_files import kernel_file
 
 
 def test_round_trip_without_pickle(tmp_path):

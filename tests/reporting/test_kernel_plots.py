@@ -5,10 +5,10 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
-from kernel_files import kernel_file
 
 from ntkfusion.reporting.kernel_plots import LABEL_LENGTH, describe, kernel_figure, spectra_of, spectrum_figure
 from ntkfusion.reporting.plots import save_png
+from tests.helpers.kernel_files import kernel_file
 
 
 def network(layers=3, examples=4, kind="sgd"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_files import kernel_file
 
 from ntkfusion.reporting.kernel_plots import spectra_of
+from tests.helpers.kernel_files import kernel_file
 
 
 def test_sgd_has_eigenvalues_and_sign_has_singular_values():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import random_encoded
 
 from ntkfusion.training.batches import bucket_lengths, epoch_order, in_order, minibatches, padded_length
 from ntkfusion.training.recipe import Recipe
+from tests.helpers.tiny_training import random_encoded
 
 
 @settings(max_examples=80, deadline=None)

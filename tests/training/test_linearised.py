@@ -8,8 +8,6 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoder_parity import random_weights
-from tiny_training import CONFIG, in_double, random_encoded, relative
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
@@ -18,6 +16,8 @@ from ntkfusion.training.batches import encode, minibatches
 from ntkfusion.training.linearised import curve_distance, linearised_training
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
+from tests.helpers.encoder_parity import random_weights
+from tests.helpers.tiny_training import CONFIG, in_double, random_encoded, relative
 
 PLAIN = Recipe(
     optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=None, epochs=1, batch_size=6

@@ -6,8 +6,6 @@ import dataclasses
 
 import jax
 import pytest
-from encoder_parity import random_weights
-from tiny_training import CONFIG, as_readable, examples, half, random_encoded
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
@@ -18,6 +16,8 @@ from ntkfusion.training.memory import training_bytes, tuning_bytes
 from ntkfusion.training.optimizer import Group, build_optimizer, split
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from tests.helpers.encoder_parity import random_weights
+from tests.helpers.tiny_training import CONFIG, as_readable, examples, half, random_encoded
 
 LENGTH = 48
 #: Activations are much of the memory, as in real models.

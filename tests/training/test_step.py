@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import duplicated, in_double, random_encoded, relative, tiny_model, train
 
 from ntkfusion.training.optimizer import cluster_rates, own_rates, rates_of
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.utils.parameter_paths import flatten
+from tests.helpers.tiny_training import duplicated, in_double, random_encoded, relative, tiny_model, train
 
 PLAIN = Recipe(
     learning_rate=0.1, optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=None, dropout=False

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.kill_while_saving import MOMENTS, progress, state
+from tests.helpers.kill_while_saving import MOMENTS, progress, state
 
 import ntkfusion
 from ntkfusion.training.store import StateStore
 
-SCRIPT = Path(__file__).with_name("kill_while_saving.py")
+SCRIPT = Path(__file__).parents[1] / "helpers/kill_while_saving.py"
 
 
 def is_same(one, other):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from encoder_parity import Case, small_oracle
-from tiny_training import random_encoded, relative, train
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.models.registry import architecture_of
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.utils.parameter_paths import unflatten
+from tests.helpers.encoder_parity import Case, small_oracle
+from tests.helpers.tiny_training import random_encoded, relative, train
 
 UPDATES = 10
 CONSTANT = Recipe(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, dropout=False)

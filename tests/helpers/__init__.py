@@ -1,0 +1,1 @@
+"""What tests share: small models, random blocks, oracles, ways to break files."""

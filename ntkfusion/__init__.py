@@ -1,7 +1,7 @@
 """Exact neural tangent kernels of compressed language models.
 
 >>> import ntkfusion as nf
->>> nf.MLPFusion(width=0.25).width
+>>> nf.MLPFusion(keep_ratio=0.25).keep_ratio
 0.25
 
 The public names stand in ``__init__.pyi``, once; they are imported when they are first used, so that the command line

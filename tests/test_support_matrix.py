@@ -76,7 +76,7 @@ class Case:
         self.batch = {"input_ids": rng.integers(3, 31, size=(2, 9)) * mask, "attention_mask": mask}
         if self.seq2seq:
             self.batch["decoder_input_ids"] = rng.integers(3, 31, size=(2, 5))
-        self.fused, _ = nf.compress(self.model, nf.MLPFusion(width=0.5, num_restarts=1))
+        self.fused, _ = nf.compress(self.model, nf.MLPFusion(keep_ratio=0.5, num_restarts=1))
         self.differences = compare(self.model, self.oracle, self.batch, gradients=True)
 
     def load(self):

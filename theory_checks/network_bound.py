@@ -84,7 +84,7 @@ def real_pairs(model: Model, seed: int) -> Iterator[tuple[str, tuple[Model, Mode
         yield f"MiniLM in real arithmetic, residual {residual:g}", planted_networks(model, residual, seed)
     yield (
         "MiniLM in real arithmetic, width 1/2",
-        (model, compress(model, MLPFusion(width=0.5, num_restarts=1), seed=seed)[0]),
+        (model, compress(model, MLPFusion(keep_ratio=0.5, num_restarts=1), seed=seed)[0]),
     )
 
 

@@ -70,7 +70,7 @@ def classifier(width: float | None = None) -> Any:
 
     model = nf.load_model("minilm")
     if width is not None:
-        model, _ = nf.compress(model, nf.MLPFusion(width=width), seed=0)
+        model, _ = nf.compress(model, nf.MLPFusion(keep_ratio=width), seed=0)
     return nf.with_new_head(model, "sequence-classification", num_labels=2)
 
 

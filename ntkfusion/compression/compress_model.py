@@ -40,7 +40,7 @@ def compress(
 
     Args:
         model: the original; it is not changed.
-        method: for example ``MLPFusion(width=0.25)``.
+        method: for example ``MLPFusion(keep_ratio=0.25)``.
         layers: which layers; by default all.
         calibration: texts, for methods that look at real block inputs. The original's inputs are used for every layer.
         max_tokens: how many calibration tokens at most. Methods that fit weights need several per neuron that is kept.

@@ -167,16 +167,19 @@ class Method(ABC):
             parameters of a dense block of that width.
     """
 
-    width: float = 0.25
+    keep_ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the width.
+        """Check the keep ratio.
 
         Raises:
             InputError: if it is not in (0, 1].
         """
-        if not 0 < self.width <= 1:
-            raise InputError(f"width is the kept fraction of the hidden width, above 0 and at most 1; got {self.width}")
+        if not 0 < self.keep_ratio <= 1:
+            raise InputError(
+                f"keep_ratio (--width) is the kept share of the hidden width, above 0 and at most 1; "
+                f"got {self.keep_ratio}"
+            )
 
     def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most methods have nothing to add)
         """Find out, before any long work, whether the method applies to these blocks.
@@ -205,8 +208,8 @@ class Method(ABC):
         """
 
     def kept_neurons(self, hidden_width: int) -> int:
-        """The number of neurons c that `width` leaves of `hidden_width`: the nearest whole number, at least 1."""
-        return max(1, round(self.width * hidden_width))
+        """The number of neurons c that `keep_ratio` leaves of `hidden_width`: the nearest whole number, at least 1."""
+        return max(1, round(self.keep_ratio * hidden_width))
 
 
 @dataclasses.dataclass(frozen=True)

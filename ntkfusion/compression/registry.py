@@ -25,10 +25,10 @@ from ntkfusion.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A named method: how to build it for a width, and what it is in one line.
+    """A named method: how to build it for a keep ratio, and what it is in one line.
 
     Attributes:
-        build: width → method.
+        build: keep ratio → method.
         description: what it is.
         default: whether ``ntkfusion compare`` runs it unasked; variants for specialists and slow ones have to be named.
     """
@@ -41,121 +41,121 @@ class Entry:
 #: Name → method, in the order in which tables show them.
 METHODS: dict[str, Entry] = {
     "mlp-fusion": Entry(
-        lambda width: MLPFusion(width), "MLP Fusion V1: k-means centroids of the neurons, cluster sizes as constants"
+        lambda share: MLPFusion(share), "MLP Fusion V1: k-means centroids of the neurons, cluster sizes as constants"
     ),
     "mlp-fusion-v0": Entry(
-        lambda width: MLPFusion(width, variant="v0"),
+        lambda share: MLPFusion(share, variant="v0"),
         "MLP Fusion V0: centroids alone, cluster sizes forgotten",
         default=False,
     ),
     "mlp-fusion-v2": Entry(
-        lambda width: MLPFusion(width, variant="v2"), "MLP Fusion V2: cluster sizes multiplied into the output weights"
+        lambda share: MLPFusion(share, variant="v2"), "MLP Fusion V2: cluster sizes multiplied into the output weights"
     ),
     "mlp-fusion-v3": Entry(
-        lambda width: MLPFusion(width, variant="v3"),
+        lambda share: MLPFusion(share, variant="v3"),
         "MLP Fusion V3: all weights times the root of the cluster size",
         default=False,
     ),
     "mlp-fusion-v4": Entry(
-        lambda width: MLPFusion(width, variant="v4"),
+        lambda share: MLPFusion(share, variant="v4"),
         "MLP Fusion V4: as V3, with constants that restore the function for every activation",
     ),
     "mlp-fusion-half": Entry(
-        lambda width: MLPFusion(width, variant="kappa"),
+        lambda share: MLPFusion(share, variant="kappa"),
         "MLP Fusion between V1 and V4 (κ = ½), for optimisers whose steps grow as the root of the gradient",
         default=False,
     ),
     "mlp-fusion-data": Entry(
-        lambda width: MLPFusion(width, metric="data"),
+        lambda share: MLPFusion(share, metric="data"),
         "MLP Fusion V1, neurons compared by what they do on calibration text",
     ),
-    "svd": Entry(lambda width: SVD(width), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"),
+    "svd": Entry(lambda share: SVD(share), "Truncated SVD of both matrices at equal parameters, split UΣ^½ | Σ^½Vᵀ"),
     "svd-left": Entry(
-        lambda width: SVD(width, split="left"),
+        lambda share: SVD(share, split="left"),
         "The same SVD, split UΣ | Vᵀ: same function, other kernels",
         default=False,
     ),
     "svd-fisher": Entry(
-        lambda width: WeightedSVD(width),
+        lambda share: WeightedSVD(share),
         "SVD that weighs outputs by Fisher information, of the block's own outputs where no task is given (FWSVD)",
         default=False,
     ),
     "svd-sparsity": Entry(
-        lambda width: WeightedSVD(width, importance="survivors", prune="first-order"),
+        lambda share: WeightedSVD(share, importance="survivors", prune="first-order"),
         "Matrices pruned by first-order scores, then an SVD weighing outputs by what is left (after LPAF's abstract)",
         default=False,
     ),
     "svd-whitened": Entry(
-        lambda width: WhitenedSVD(width), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
+        lambda share: WhitenedSVD(share), "SVD that is best for the inputs each matrix gets on calibration text (DRONE)"
     ),
     "autoencoder": Entry(
-        lambda width: Autoencoder(width),
+        lambda share: Autoencoder(share),
         "Rows as latents, norms and a decoder that all layers share; kernels of the decoded weights",
         default=False,
     ),
     "autoencoder-layer": Entry(
-        lambda width: Autoencoder(width, sharing="layer"),
+        lambda share: Autoencoder(share, sharing="layer"),
         "The same with a decoder for every matrix; kernels of the decoded weights",
         default=False,
     ),
     "autoencoder-linear": Entry(
-        lambda width: Autoencoder(width, linear=True),
+        lambda share: Autoencoder(share, linear=True),
         "Linear encoder and decoder, shared by all layers; kernels of the decoded weights",
         default=False,
     ),
     "kronecker": Entry(
-        lambda width: Kronecker(width),
+        lambda share: Kronecker(share),
         "Best sums of Kronecker products at equal parameters; kernels of the decoded weights",
         default=False,
     ),
-    "sketch": Entry(lambda width: Sketch(width), "Random Gaussian combinations of the neurons"),
+    "sketch": Entry(lambda share: Sketch(share), "Random Gaussian combinations of the neurons"),
     "sketch-top-k": Entry(
-        lambda width: Sketch(width, top_k=1 / 3),
+        lambda share: Sketch(share, top_k=1 / 3),
         "A third of the kept neurons are the largest, the rest is sketched",
         default=False,
     ),
     "mmd": Entry(
-        lambda width: MMDPoints(width),
+        lambda share: MMDPoints(share),
         "Free points with the distribution of the neurons (least MMD), times √(m/c)",
         default=False,
     ),
     "mmd-double-b2": Entry(
-        lambda width: MMDPoints(width, scale_b2=True),
+        lambda share: MMDPoints(share, scale_b2=True),
         "The same with the output bias times √(m/c) too, as it was published (historical)",
         default=False,
     ),
-    "structured-pruning": Entry(lambda width: StructuredPruning(width), "The neurons with the largest ‖w‖‖v‖, whole"),
+    "structured-pruning": Entry(lambda share: StructuredPruning(share), "The neurons with the largest ‖w‖‖v‖, whole"),
     "active-neurons": Entry(
-        lambda width: ActiveNeurons(width), "The neurons that add most to the output on calibration inputs, rms(a)‖v‖"
+        lambda share: ActiveNeurons(share), "The neurons that add most to the output on calibration inputs, rms(a)‖v‖"
     ),
     "magnitude-pruning": Entry(
-        lambda width: WeightPruning(width),
+        lambda share: WeightPruning(share),
         "The largest weights of each matrix, at equal parameters (masks not counted)",
         default=False,
     ),
     "first-order-pruning": Entry(
-        lambda width: WeightPruning(width, score="first-order", scope="block"),
+        lambda share: WeightPruning(share, score="first-order", scope="block"),
         "The weights of the block with the largest |w|√Fisher, at equal parameters (masks not counted)",
         default=False,
     ),
     "activation-pruning": Entry(
-        lambda width: ActivationPruning(width),
+        lambda share: ActivationPruning(share),
         "Wanda: per output the largest |W_ji|‖x_j‖ on calibration inputs (masks not counted)",
     ),
     "ntk-fusion": Entry(
-        lambda width: NTKFusion(width),
+        lambda share: NTKFusion(share),
         "Selected neurons, refitted, tuned to outputs and kernels, constants matched to the SGD kernel (our own)",
     ),
     "ntk-fusion-sign": Entry(
-        lambda width: NTKFusion(width, target="sign"), "The same function, constants matched to the sign kernel"
+        lambda share: NTKFusion(share, target="sign"), "The same function, constants matched to the sign kernel"
     ),
     "ntk-fusion-both": Entry(
-        lambda width: NTKFusion(width, target="both"),
+        lambda share: NTKFusion(share, target="both"),
         "The same function, one set of constants as a compromise between both kernels",
         default=False,
     ),
     "random-neurons": Entry(
-        lambda width: RandomNeurons(width), "A random subset of the neurons, each counted m/c times (the control)"
+        lambda share: RandomNeurons(share), "A random subset of the neurons, each counted m/c times (the control)"
     ),
 }
 
@@ -174,17 +174,17 @@ IMPROVEMENTS_HELP = (
 )
 
 
-def build_method(name: str, width: float) -> Method:
-    """The method of that name at a width, with improvements on top of it after plus signs.
+def build_method(name: str, keep_ratio: float) -> Method:
+    """The method of that name at a keep ratio, with improvements on top of it after plus signs.
 
     ``+refit`` refits the output weights by ridge regression (`Refitted`); ``+sgd``, ``+sign`` and ``+both`` match the
     neurons' constants to a kernel (`Matched`). They apply from left to right.
 
     Raises:
-        InputError: for an unknown name or improvement, or a width out of range.
+        InputError: for an unknown name or improvement, or a keep ratio out of range.
 
     >>> build_method("svd", 0.5)
-    SVD(width=0.5, split='balanced')
+    SVD(keep_ratio=0.5, split='balanced')
     >>> build_method("mlp-fusion-v2+refit+sgd", 0.5).target
     'sgd'
     """
@@ -193,7 +193,7 @@ def build_method(name: str, width: float) -> Method:
         raise InputError(f"unknown method {base!r}; known: {', '.join(METHODS)}")
     if unknown := [improvement for improvement in improvements if improvement not in IMPROVEMENTS]:
         raise InputError(f"unknown improvement {unknown[0]!r} of {base}; known: +{', +'.join(IMPROVEMENTS)}")
-    method = METHODS[base].build(width)
+    method = METHODS[base].build(keep_ratio)
     for improvement in improvements:
         method = IMPROVEMENTS[improvement](method)
     return method

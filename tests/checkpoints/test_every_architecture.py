@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.checkpoints.test_fuzz import named
 
 from ntkfusion.checkpoints.formats.statement import function_fields
 from ntkfusion.checkpoints.load import load_model
@@ -20,6 +19,7 @@ from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.config import WITH_LABELS
 from ntkfusion.models.model import random_model
 from ntkfusion.models.registry import ARCHITECTURES, transformers_class
+from tests.checkpoints.test_fuzz import named
 from tests.helpers.saving import IDS, assert_same_tensors, fused
 
 _ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 20}

@@ -217,7 +217,7 @@ def test_every_class_exists():
 
 @pytest.mark.slow
 def test_fused_minilm(minilm, tmp_path):
-    small, reports = nf.compress(minilm, nf.MLPFusion(width=0.25, num_restarts=1), seed=0)
+    small, reports = nf.compress(minilm, nf.MLPFusion(keep_ratio=0.25, num_restarts=1), seed=0)
     save_model(small, tmp_path / "small", notes={"blocks": reports})
     save_model(minilm, tmp_path / "large")
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("large", "small")]

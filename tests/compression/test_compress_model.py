@@ -18,7 +18,7 @@ IDS = jnp.array([[1, 5, 9, 2]])
 
 def test_only_the_chosen_layers_change():
     model = nf.random_model(TINY)
-    small, reports = nf.compress(model, nf.MLPFusion(width=0.5), layers=[2, 0])
+    small, reports = nf.compress(model, nf.MLPFusion(keep_ratio=0.5), layers=[2, 0])
     assert [block.hidden_width for block in small.mlp_blocks()] == [8, 16, 8]
     assert list(reports) == [0, 2]
     assert small.params["layer_1"] is model.params["layer_1"]

@@ -255,7 +255,7 @@ def test_methods_are_frozen_and_described(name):
     method = build_method(name, 0.5)
     assert dataclasses.is_dataclass(method)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        method.width = 1.0
+        method.keep_ratio = 1.0
     assert len(METHODS[name].description) > 10
     assert hash(method) == hash(build_method(name, 0.5))
 

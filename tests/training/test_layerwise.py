@@ -283,7 +283,7 @@ def test_every_architecture(config):
 def test_minilm_at_a_quarter_of_its_width(minilm, data_dir):
     """V1 on 2000 sentences of SST-2."""
     task = nf.load_task("sst2", data_dir=data_dir).subsampled(train=2000, dev=256, seed=0)
-    small, _ = nf.compress(minilm, nf.MLPFusion(width=0.25))
+    small, _ = nf.compress(minilm, nf.MLPFusion(keep_ratio=0.25))
     recipe = dataclasses.replace(TUNE_LAYERS, learning_rate=1e-4, max_length=64)
     tuned, report = nf.tune_layers(small, minilm, task.train, recipe, held_out=task.dev)
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.kill_while_saving import MOMENTS, progress, state
 
 import ntkfusion
 from ntkfusion.training.store import StateStore
+from tests.helpers.kill_while_saving import MOMENTS, progress, state
 
 SCRIPT = Path(__file__).parents[1] / "helpers/kill_while_saving.py"
 

@@ -96,24 +96,24 @@ class LowRank:
     """The truncated SVD of every matrix as a codec, split UΣ^½ | Σ^½Vᵀ.
 
     Attributes:
-        width: the fraction of a matrix's numbers that the two factors may take.
+        keep_ratio: the fraction of a matrix's numbers that the two factors may take.
     """
 
-    width: float = 0.25
+    keep_ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        """Check the width.
+        """Check the keep ratio.
 
         Raises:
             InputError: if it is not in (0, 1].
         """
-        if not 0 < self.width <= 1:
-            raise InputError(f"width is the kept fraction, above 0 and at most 1; got {self.width}")
+        if not 0 < self.keep_ratio <= 1:
+            raise InputError(f"keep_ratio (--width) is the kept share, above 0 and at most 1; got {self.keep_ratio}")
 
     @property
     def kept(self) -> float:
         """The fraction of a matrix's numbers that its code may take."""
-        return self.width
+        return self.keep_ratio
 
     def check_matrices(self, name: str, matrices: Sequence[Matrix]) -> None:
         """Refuse budgets below rank 1; see `Codec.check_matrices`."""

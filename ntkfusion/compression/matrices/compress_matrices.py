@@ -75,8 +75,8 @@ def compress_matrices(
 
     Args:
         model: the original; it is not changed.
-        codec: for example ``Autoencoder(ratio=10)``, ``Kronecker(width=0.1)`` or ``LowRank(width=0.1)``. Each matrix
-            may take the fraction of its numbers that the codec keeps; biases stay.
+        codec: for example ``Autoencoder(ratio=10)``, ``Kronecker(keep_ratio=0.1)`` or ``LowRank(keep_ratio=0.1)``.
+            Each matrix may take the fraction of its numbers that the codec keeps; biases stay.
         kinds: which matrices, keys of the architecture's `matrices`; those of one kind share a decoder if the codec has
             one to share.
         layers: of which layers; by default all.

@@ -25,7 +25,7 @@ class ActivationPruning(LayerwiseMethod):
     weights as the others; single weights that this leaves over go to the columns that lost the most.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
     """
 
     def makes(self) -> type[Block]:

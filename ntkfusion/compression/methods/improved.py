@@ -28,16 +28,16 @@ class Improved(Method):
     """A method whose blocks are improved on calibration inputs; the experts of a mixture one by one.
 
     Attributes:
-        width: the method's.
+        keep_ratio: the method's.
         method: what is improved.
     """
 
-    width: float = dataclasses.field(init=False, default=0.25)
+    keep_ratio: float = dataclasses.field(init=False, default=0.25)
     method: Method = dataclasses.field(default_factory=MLPFusion)
 
     def __post_init__(self) -> None:
-        """Take over the method's width."""
-        object.__setattr__(self, "width", self.method.width)
+        """Take over the method's keep ratio."""
+        object.__setattr__(self, "keep_ratio", self.method.keep_ratio)
         super().__post_init__()
 
     def check(self, blocks: Sequence[Block]) -> None:
@@ -89,10 +89,10 @@ class Refitted(Improved):
     """A method's blocks with output weights refitted by ridge regression; see `refit_output`.
 
     Attributes:
-        width: the method's.
+        keep_ratio: the method's.
         method: what is refitted.
 
-    >>> Refitted(method=MLPFusion(width=0.5, variant="v2")).width
+    >>> Refitted(method=MLPFusion(keep_ratio=0.5, variant="v2")).keep_ratio
     0.5
     """
 
@@ -121,7 +121,7 @@ class Matched(Improved):
     dense block and counts as one.
 
     Attributes:
-        width: the method's.
+        keep_ratio: the method's.
         method: what gets constants.
         target: which kernel.
         sgd_share: for the target "both".

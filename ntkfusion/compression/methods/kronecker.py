@@ -29,16 +29,16 @@ class Kronecker(LayerwiseMethod):
     For given shapes of A and B this is the best rank-r approximation of the rearranged matrix, whose rows are the
     blocks of W (Van Loan & Pitsianis 1993): a truncated SVD, where Banaei et al. 2023 train by gradient descent. Shapes
     are near the square root of the matrix's; see `factor_shapes`. The number of terms is the largest for which
-    terms and biases are no more numbers than a dense block of `width`·m neurons has.
+    terms and biases are no more numbers than a dense block of `keep_ratio`·m neurons has.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
     """
 
     @property
     def kept(self) -> float:
         """The fraction of a matrix's numbers that its code may take."""
-        return self.width
+        return self.keep_ratio
 
     def makes(self) -> type[Block]:
         """Blocks of another kind; see `Method.makes`."""

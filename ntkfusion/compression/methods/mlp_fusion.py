@@ -135,20 +135,20 @@ Metric = Literal["plain", "data"]
 
 @dataclasses.dataclass(frozen=True)
 class MLPFusion(LayerwiseMethod):
-    """Fuse the neurons of each block into `width`·m centroids.
+    """Fuse the neurons of each block into `keep_ratio`·m centroids.
 
     Attributes:
         width: kept fraction of the hidden width.
         variant: what happens to the cluster sizes; see the table of the module.
         kappa: κ in [0, 1] of the variant "kappa".
         num_restarts: k-means restarts.
-        allocation: "uniform" gives every block `width`·m neurons; "inertia" shares the same total so that the sum of
-            the blocks' inertias is as small as their curves, measured at a few numbers of clusters, allow.
+        allocation: "uniform" gives every block `keep_ratio`·m neurons; "inertia" shares the same total so that the sum
+            of the blocks' inertias is as small as their curves, measured at a few numbers of clusters, allow.
         metric: "plain" clusters θ_i = [w_i; b_i; v_i]; "data" measures differences by what they do to the output on
             calibration inputs (fusion_metric.py).
         input_weight: weight of squared differences of w and b; those of v have weight 1.
 
-    >>> MLPFusion(width=0.5).variant
+    >>> MLPFusion(keep_ratio=0.5).variant
     'v1'
     """
 
@@ -219,7 +219,7 @@ class MLPFusion(LayerwiseMethod):
         name = (
             "kmeans",
             tuple(indices),
-            self.width,
+            self.keep_ratio,
             self.num_restarts,
             self.allocation,
             self.metric,

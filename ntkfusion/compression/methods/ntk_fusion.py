@@ -104,7 +104,7 @@ class NTKFusion(LayerwiseMethod):
         tuning: step 3; ``Tuning(steps=0)`` leaves it out.
         matching_tokens: calibration tokens for step 4, whose cost grows with their square.
 
-    >>> NTKFusion(width=0.5, target="sign").tuning.steps
+    >>> NTKFusion(keep_ratio=0.5, target="sign").tuning.steps
     400
     """
 
@@ -117,7 +117,7 @@ class NTKFusion(LayerwiseMethod):
         """Check the options.
 
         Raises:
-            InputError: for a width or a number out of range, or an unknown target.
+            InputError: for a keep ratio or a number out of range, or an unknown target.
         """
         super().__post_init__()
         check_target(self.target, self.sgd_share)

@@ -33,7 +33,7 @@ class Sketch(LayerwiseMethod):
         """Check the options.
 
         Raises:
-            InputError: for a width or a fraction out of range.
+            InputError: for a keep ratio or a fraction out of range.
         """
         super().__post_init__()
         if not 0 <= self.top_k <= 1:

@@ -43,10 +43,10 @@ class LowRankMethod(LayerwiseMethod):
     """Replace W1 and W2 by approximations of rank k, kept as two factors each; a subclass says which ones.
 
     The rank is the largest one for which the factors and biases are no more numbers than a dense block of
-    `width`·m neurons has.
+    `keep_ratio`·m neurons has.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         split: where the singular values UΣVᵀ of the approximation go: "balanced" UΣ^½ | Σ^½Vᵀ, or "left" UΣ | Vᵀ (the
             MLP Fusion paper's baseline). Same function, different kernels.
     """
@@ -57,7 +57,7 @@ class LowRankMethod(LayerwiseMethod):
         """Check the options.
 
         Raises:
-            InputError: for a width out of range or an unknown split.
+            InputError: for a keep ratio out of range or an unknown split.
         """
         super().__post_init__()
         if self.split not in get_args(Split):
@@ -151,13 +151,13 @@ class WeightedSVD(LowRankMethod):
     of W2 is the same for every output, and its weighted SVD the plain one.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         split: as for `LowRankMethod`.
         importance: what is added up over the entries of an output: one of the scores of `compression.importance`, or
             "survivors", the number of entries that pruning left.
         prune: score by which each matrix is pruned, entry by entry, before it is factorised; None leaves it whole.
             Scores of removed entries do not count.
-        density: fraction of the entries that pruning keeps; by default `width`.
+        density: fraction of the entries that pruning keeps; by default `keep_ratio`.
     """
 
     importance: Weighting = "fisher"
@@ -195,7 +195,7 @@ class WeightedSVD(LowRankMethod):
         return compressed, details if self.prune is None else {**details, "density": self._kept()[1]}
 
     def _kept(self) -> tuple[Pruning | None, float]:
-        return self.prune, 1.0 if self.prune is None else self.density or self.width
+        return self.prune, 1.0 if self.prune is None else self.density or self.keep_ratio
 
     def _pruned(self, block: MLPBlock, index: int, workspace: Workspace) -> dict[str, Array]:
         """Both matrices without the entries of the lowest scores."""
@@ -256,7 +256,7 @@ class WhitenedSVD(LowRankMethod):
     them (those of the compressed block would let W2 repair some of W1's error, and tie one matrix to the other).
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         split: as for `LowRankMethod`.
         damping: λ as a multiple of the mean square of X's entries; at least the rounding unit is taken. It decides
             where the tokens say nothing (fewer tokens than dimensions): there M is the plain SVD of what is left.
@@ -268,7 +268,7 @@ class WhitenedSVD(LowRankMethod):
         """Check the options.
 
         Raises:
-            InputError: for a width or damping out of range, or an unknown split.
+            InputError: for a keep ratio or damping out of range, or an unknown split.
         """
         super().__post_init__()
         if not 0 <= self.damping < float("inf"):

@@ -25,10 +25,10 @@ _SCORES: dict[str, importance.Importance] = {"magnitude": importance.l1, "first-
 
 @dataclasses.dataclass(frozen=True)
 class WeightPruning(LayerwiseMethod):
-    """Keep the weights with the largest scores: as many as, with all biases, a dense block of `width`·m neurons stores.
+    """Keep the weights with the largest scores: as many as a dense block of `keep_ratio`·m neurons has numbers.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         score: "magnitude" |w|, or "first-order" |w| √Fisher, the root mean square of the Taylor score |w ∂L/∂w| over
             examples; see `compression.importance.first_order` for where the gradients come from. Movement pruning,
             whose scores add up while a network is trained, is not this.
@@ -42,7 +42,7 @@ class WeightPruning(LayerwiseMethod):
         """Check the options.
 
         Raises:
-            InputError: for a width out of range, or an unknown score or scope.
+            InputError: for a keep ratio out of range, or an unknown score or scope.
         """
         super().__post_init__()
         for name, known in (("score", get_args(Score)), ("scope", get_args(Scope))):

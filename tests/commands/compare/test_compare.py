@@ -26,7 +26,7 @@ def measured():
 def test_rows_are_what_the_library_gives_by_hand(measured, minilm):
     plan, _, result = measured
     held_out = collect_block_inputs(minilm, plan.held_out, max_tokens=24, seed=0)
-    small, reports = nf.compress(minilm, nf.MLPFusion(width=0.5, num_restarts=2), layers=[3])
+    small, reports = nf.compress(minilm, nf.MLPFusion(keep_ratio=0.5, num_restarts=2), layers=[3])
     old, new, x = minilm.mlp_blocks()[3], small.mlp_blocks()[3], held_out.inputs[3]
     row = next(row for row in result.comparison.rows if (row.method, row.width) == ("mlp-fusion", 0.5))
 
@@ -107,7 +107,7 @@ def test_restarts_reach_k_means_under_improvements_too(name):
     while isinstance(method, (nf.Refitted, nf.Matched)):
         method = method.method
     assert method.num_restarts == 3
-    assert method.width == 0.25
+    assert method.keep_ratio == 0.25
 
 
 def test_gallery_shows_the_words_of_the_middle_layer(measured):

@@ -38,7 +38,7 @@ def test_compress_saves_what_it_measured(folder, tmp_path, capsys):
     assert "- method: mlp-fusion" in card
     assert "- seed: 0" in card
     assert "sgd kernel error" in card
-    fused, _ = nf.compress(model, nf.MLPFusion(width=0.5), seed=0)
+    fused, _ = nf.compress(model, nf.MLPFusion(keep_ratio=0.5), seed=0)
     ids = np.array([[101, 2023, 102]])
     ours = fused.apply(fused.params, input_ids=ids).last_hidden_state
     np.testing.assert_allclose(small.apply(small.params, input_ids=ids).last_hidden_state, ours, atol=1e-6)

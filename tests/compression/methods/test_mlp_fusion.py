@@ -35,7 +35,7 @@ def keeps(variant, activation):
 def fused(variant, activation, seed=0):
     block = duplicated_block(SIZES, activation=activation, seed=seed)
     width = len(SIZES) / sum(SIZES)
-    return block, MLPFusion(width=width, variant=variant).compress([block], Workspace(0)).blocks[0]
+    return block, MLPFusion(keep_ratio=width, variant=variant).compress([block], Workspace(0)).blocks[0]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -77,7 +77,7 @@ def test_v1_inflates_the_sgd_kernel_between_its_cluster_sizes(x64):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_full_width_changes_nothing(x64, variant, activation):
     block = dense_block(activation=activation)
-    small = MLPFusion(width=1.0, variant=variant).compress([block], Workspace(0)).blocks[0]
+    small = MLPFusion(keep_ratio=1.0, variant=variant).compress([block], Workspace(0)).blocks[0]
     x = normal(1, 10, 5)
     assert relative(small(x), block(x)) <= EXACT
     for kind in ("sgd", "sign"):
@@ -97,7 +97,7 @@ def test_sizes_are_those_of_the_clusters():
 
 def test_report_gives_the_share_of_the_spread_that_is_lost():
     block = dense_block(4, 20, 4)
-    details = MLPFusion(width=0.3).compress([block], Workspace(0)).reports[0].details
+    details = MLPFusion(keep_ratio=0.3).compress([block], Workspace(0)).reports[0].details
     vectors = neuron_vectors(block)
     spread = float(jnp.sum((vectors - vectors.mean(axis=0)[None]) ** 2))
     assert details["inertia_ratio"] == pytest.approx(details["inertia"] / spread, rel=1e-5)
@@ -181,9 +181,9 @@ def test_kappa_keeps_the_whole_trajectory_of_its_update_law(x64, activation):
 @pytest.mark.slow
 def test_blocks_are_clustered_as_they_would_be_alone():
     blocks = [dense_block(4, 20, 4, seed=seed) for seed in range(2)]
-    together = MLPFusion(width=0.3).compress(blocks, Workspace(0)).blocks
+    together = MLPFusion(keep_ratio=0.3).compress(blocks, Workspace(0)).blocks
     for index, block in enumerate(blocks):
-        alone, _ = MLPFusion(width=0.3).compress_block(block, index, Workspace(0))
+        alone, _ = MLPFusion(keep_ratio=0.3).compress_block(block, index, Workspace(0))
         jax.tree.map(np.testing.assert_array_equal, alone, together[index])
 
 
@@ -191,7 +191,7 @@ def test_layers_share_a_budget_by_inertia():
     """A block of eight neurons in many copies needs no more than eight; the rest goes to the one that has no copies."""
     simple, hard = duplicated_block(SIZES, d=4, o=4), dense_block(4, sum(SIZES), 4, seed=1)
     uniform, shared = (
-        MLPFusion(width=0.6, allocation=allocation).compress([simple, hard], Workspace(0))
+        MLPFusion(keep_ratio=0.6, allocation=allocation).compress([simple, hard], Workspace(0))
         for allocation in ("uniform", "inertia")
     )
     widths = [report.hidden_width for report in shared.reports]
@@ -208,7 +208,7 @@ def test_mixtures_share_no_budget():
 
 def test_mixtures_are_fused_expert_by_expert():
     mixture = mixture_block(4, 12, 4)
-    small = MLPFusion(width=0.5).compress([mixture], Workspace(0)).blocks[0]
+    small = MLPFusion(keep_ratio=0.5).compress([mixture], Workspace(0)).blocks[0]
     assert small.expert(0).hidden_width == 6
     np.testing.assert_array_equal(small.router, mixture.router)
 
@@ -217,7 +217,8 @@ def test_mixtures_are_fused_expert_by_expert():
 def test_input_weight_changes_the_metric_only():
     block = dense_block(4, 30, 4)
     inputs, outputs = (
-        MLPFusion(width=0.2, input_weight=weight).compress([block], Workspace(0)).blocks[0] for weight in (1e6, 1e-6)
+        MLPFusion(keep_ratio=0.2, input_weight=weight).compress([block], Workspace(0)).blocks[0]
+        for weight in (1e6, 1e-6)
     )
     by_input = kmeans(neuron_vectors(block)[:, :5], 6, seed=Workspace(0).key("kmeans", 0)).centroids
     by_output = kmeans(block.w2, 6, seed=Workspace(0).key("kmeans", 0)).centroids

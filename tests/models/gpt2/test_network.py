@@ -257,7 +257,7 @@ def with_constants(model):
 
 
 def fused(model, variant):
-    return nf.compress(model, nf.MLPFusion(width=0.25, variant=variant, num_restarts=1))[0]
+    return nf.compress(model, nf.MLPFusion(keep_ratio=0.25, variant=variant, num_restarts=1))[0]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_bounded_blocks_are_at_least_the_measured_ones(x64):
 def test_any_compressed_block(x64):
     """The compressed blocks need not be dense."""
     model, batch = double_model(TINY), tiny_batch()
-    small, _ = nf.compress(model, nf.SVD(width=0.5), seed=0)
+    small, _ = nf.compress(model, nf.SVD(keep_ratio=0.5), seed=0)
     found = nf.network_bound(model, small, rounding=False, **batch)
     assert excess((model, small), batch, found) <= 0
     with pytest.raises(InputError, match="rounding=True is for dense blocks"):

@@ -110,8 +110,8 @@ class Autoencoder(Method):
     test data, batches are larger. Needs no data, unless `importance` asks for it. At width 1 nothing is coded.
 
     Attributes:
-        width: the width of the dense block whose parameter count is matched.
-        ratio: if given, replaces the width: each matrix is stored in its size / ratio numbers.
+        keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
+        ratio: if given, replaces the keep ratio: each matrix is stored in its size / ratio numbers.
         linear: one affine map each as encoder and decoder.
         sharing: "model", one decoder for the w1 of all layers and one for their w2; or "layer", one per matrix.
         output_rows: the rows of W2: "outputs", as in PyTorch's layout, o rows of m numbers; or "neurons", m rows of o.
@@ -134,7 +134,7 @@ class Autoencoder(Method):
         """Check the options.
 
         Raises:
-            InputError: for a width or ratio out of range or an unknown choice.
+            InputError: for a keep ratio or ratio out of range or an unknown choice.
         """
         super().__post_init__()
         if self.ratio is not None and not 1 <= self.ratio < float("inf"):
@@ -149,7 +149,7 @@ class Autoencoder(Method):
     @property
     def kept(self) -> float:
         """The fraction of a matrix's numbers that its code may take."""
-        return self.width if self.ratio is None else 1 / self.ratio
+        return self.keep_ratio if self.ratio is None else 1 / self.ratio
 
     def makes(self) -> type[Block]:
         """Blocks of another kind; see `Method.makes`."""

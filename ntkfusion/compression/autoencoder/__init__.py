@@ -1,1 +1,0 @@
-"""Offline autoencoder: rows of weight matrices as latents and a small decoder."""

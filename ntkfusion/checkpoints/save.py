@@ -6,9 +6,10 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from ntkfusion.checkpoints.export import exportable
+from ntkfusion.checkpoints.formats import Format
 from ntkfusion.checkpoints.formats.hf_folder import Plan, write_hf
 from ntkfusion.checkpoints.formats.msgpack import write_flax
 from ntkfusion.checkpoints.formats.native import own_tensors, write_own
@@ -18,9 +19,6 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class
 from ntkfusion.utils.files import check_output, new_folder
-
-#: What `save_model` can write.
-Format: TypeAlias = Literal["hf", "flax", "ntkfusion"]
 
 _WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf, "flax": write_flax}
 

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
+from ntkfusion import commands
 from ntkfusion._version import __version__
 from ntkfusion.commands.compare.options import Compare
 from ntkfusion.commands.compress.options import Compress
@@ -20,11 +21,13 @@ from ntkfusion.commands.convert.options import Convert
 from ntkfusion.commands.finetune.options import Finetune
 from ntkfusion.commands.inspect.options import Inspect
 from ntkfusion.commands.kernel.options import Kernel
+from ntkfusion.commands.protocol import Command
 from ntkfusion.commands.verify.options import Verify
 from ntkfusion.errors import NTKFusionError
 from ntkfusion.utils.allocator import keep_freed_memory
+from ntkfusion.utils.progress import show_progress
 
-Command = (
+Options = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
@@ -34,6 +37,17 @@ Command = (
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
+#: Options of a command → the modules below `ntkfusion.commands` that hold its functions, imported when it runs.
+MODULES: dict[type, tuple[str, ...]] = {
+    Compare: ("compare.run", "compare.report"),
+    Compress: ("compress.run", "compress.report"),
+    Convert: ("convert.run",),
+    Finetune: ("finetune.plan", "finetune.run", "finetune.report"),
+    Inspect: ("inspect.run",),
+    Kernel: ("kernel.run", "kernel.report"),
+    Verify: ("verify.run", "verify.report"),
+}
+
 #: Exit code after Ctrl-C.
 INTERRUPTED = 130
 
@@ -42,7 +56,7 @@ dynamics, and can you prove it? `ntkfusion --version` prints the version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends the process with 0, 2 for bad input, or 130 when interrupted."""
+    """Run the command line; ends the process with 0, 1 if a check failed, 2 for bad input, or 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -52,22 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     options: Any = None
     try:
-        options = tyro.cli(Command, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
-        with Interrupts() as interrupts:
-            _RUN[type(options)](options, interrupts)
+        options = tyro.cli(Options, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
+        passed = execute(options)
     except NTKFusionError as error:
         print(f"ntkfusion: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        more = "; --resume goes on with it" if isinstance(options, Finetune) else ""
+        more = "; --resume goes on with it" if hasattr(options, "resume") else ""
         print(f"ntkfusion: interrupted, nothing is left half-written{more}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    if not passed:
+        sys.exit(1)
 
 
 def command() -> None:
     """`main` as a process of its own; an interrupted one ends at once.
 
-    Threads of XLA may still compute then, and would crash in the ruins of the interpreter if it were taken down first.
+    Threads of XLA may still compute then, and would crash if the interpreter were taken down before they end.
     """
     try:
         main()
@@ -77,6 +92,53 @@ def command() -> None:
             sys.stderr.flush()
             os._exit(INTERRUPTED)
         raise
+
+
+def execute(options: Any) -> bool:
+    """Plan, run, write and show one command.
+
+    Args:
+        options: one of `Options`.
+
+    Returns:
+        Whether the result passed; only that of ``verify`` may not.
+
+    Raises:
+        NTKFusionError: for a request that cannot be met.
+        KeyboardInterrupt: after Ctrl-C; no output is left half-written.
+    """
+    _prepare_process(options)
+    work = load_command(type(options))
+    with Interrupts() as interrupts:
+        plan = work.plan(options)
+        total = None if plan.steps is None else plan.steps + (plan.output is not None)
+        with show_progress(total, interrupts.check) as progress:
+            result = work.run(plan, progress)
+            if plan.output is not None:
+                progress.say("writing") if plan.steps is None else progress.advance("writing", plan.steps)
+                with plan.output.opened() as folder:
+                    work.write(result, folder)
+                    progress.check()
+        work.show(result, Console())
+    return getattr(result, "passed", True)
+
+
+def load_command(options: type) -> Command:
+    """The functions of the command that has these options."""
+    return Command.load([f"{commands.__name__}.{module}" for module in MODULES[options]])
+
+
+def _prepare_process(options: Any) -> None:
+    """Settings that libraries read when they are imported; what the user has set stays."""
+    # compressing takes arrays of many sizes, and gaps between those that are kept would add up
+    if isinstance(options, Finetune) and options.compress is None:
+        keep_freed_memory()
+    # nothing but our own words on the terminal
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # LAPACK's own threads fight with XLA's: a singular value decomposition takes 5 to 30 times longer with them
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 class Interrupts:
@@ -111,192 +173,3 @@ class Interrupts:
         """Raise KeyboardInterrupt if there was one."""
         if self.seen:
             raise KeyboardInterrupt
-
-    def checked(self, advance: Callable[[str, int], None]) -> Callable[[str, int], None]:
-        """`advance`, which also raises KeyboardInterrupt if there was one."""
-
-        def advance_or_stop(description: str, done: int) -> None:
-            self.check()
-            advance(description, done)
-
-        return advance_or_stop
-
-
-def run_compare(options: Compare, interrupts: Interrupts) -> None:
-    """``ntkfusion compare``: check the request, measure, write the report, print the table."""
-    from rich.console import Console
-
-    from ntkfusion.utils.files import check_output, new_folder
-
-    folder = options.out or Path("results") / f"compare-{Path(options.model).name}"
-    if not options.list_methods:
-        check_output(folder, overwrite=options.overwrite)
-    _prepare_libraries()
-    from ntkfusion.commands.compare.run import count_steps, make_plan, run
-    from ntkfusion.compression.registry import IMPROVEMENTS_HELP, METHODS
-    from ntkfusion.reporting.page import write_report
-    from ntkfusion.reporting.summary import answer
-    from ntkfusion.reporting.table import console_table
-    from ntkfusion.utils.progress import progress_bar
-
-    descriptions = {name: entry.description for name, entry in METHODS.items()}
-    console = Console()
-    if options.list_methods:
-        for name, text in descriptions.items():
-            console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
-        console.print(IMPROVEMENTS_HELP, highlight=False, soft_wrap=True, markup=False)
-        return
-    plan = make_plan(options)
-    with progress_bar(count_steps(plan)) as advance:
-        measured = run(plan, interrupts.checked(advance))
-        interrupts.check()
-        with new_folder(folder, overwrite=options.overwrite) as written:
-            write_report(measured.comparison, descriptions, measured.galleries, written)
-    console.print(console_table(measured.comparison))
-    console.print(answer(measured.comparison, descriptions), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
-
-
-def run_compress(options: Compress, interrupts: Interrupts) -> None:
-    """``ntkfusion compress``: check the request, compress, measure, save, print the table."""
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.checkpoints.save import save_model
-    from ntkfusion.commands.compress.report import print_outcome
-    from ntkfusion.commands.compress.run import STEPS, make_plan, run
-    from ntkfusion.utils.progress import progress_bar
-
-    plan = make_plan(options)
-    with progress_bar(STEPS + 1) as advance:
-        advance_or_stop = interrupts.checked(advance)
-        outcome = run(plan, advance_or_stop)
-        advance_or_stop("saving", STEPS)
-        how = {"format": options.format, "dtype": options.dtype, "overwrite": options.overwrite}
-        save_model(outcome.model, plan.folder, notes=outcome.card, pad=options.pad, merge=options.merge, **how)
-    print_outcome(outcome, options.format, plan.folder, Console())
-
-
-def run_convert(options: Convert, interrupts: Interrupts) -> None:
-    """``ntkfusion convert``: load with a full audit, save, print what became of every tensor."""
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.checkpoints.load import load_with_audit
-    from ntkfusion.checkpoints.save import check_request, save_model
-    from ntkfusion.commands.compress.report import print_conversion
-    from ntkfusion.commands.conditions import command_line
-
-    how = {"format": options.format, "dtype": options.dtype, "overwrite": options.overwrite}
-    check_request(options.out, **how)
-    model, audit = load_with_audit(options.model)
-    interrupts.check()
-    notes = {"command": command_line(options, positional=("model", "out")), "left aside": audit.left_aside}
-    save_model(model, options.out, notes=notes, pad=options.pad, merge=options.merge, **how)
-    print_conversion(model, audit, options.format, options.out, Console())
-
-
-def run_finetune(options: Finetune, interrupts: Interrupts) -> None:
-    """``ntkfusion finetune``: check the request, train with every seed, write results, print the table."""
-    # compressing takes arrays of many sizes, and gaps between those that are kept would add up
-    if options.compress is None:
-        keep_freed_memory()
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.commands.finetune.plan import make_plan
-    from ntkfusion.commands.finetune.report import print_finetuning, write_finetuning
-    from ntkfusion.commands.finetune.run import run
-    from ntkfusion.utils.progress import training_bar
-
-    plan = make_plan(options)
-    with training_bar() as bar:
-        found = run(plan, bar, interrupts.check)
-        write_finetuning(found, plan.folder)
-    print_finetuning(found, plan.folder, Console())
-
-
-def run_inspect(options: Inspect, _: Interrupts) -> None:
-    """``ntkfusion inspect``: print what a model is made of."""
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.checkpoints.load import load_with_audit
-    from ntkfusion.commands.inspect.report import print_inspection
-
-    model, audit = load_with_audit(options.model)
-    print_inspection(model, audit.left_aside, Console())
-
-
-def run_kernel(options: Kernel, interrupts: Interrupts) -> None:
-    """``ntkfusion kernel``: check the request, compute, write kernel and pictures, print the summary."""
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.commands.kernel.report import print_kernel
-    from ntkfusion.commands.kernel.run import STEPS, make_plan, run
-    from ntkfusion.reporting.kernel_file import save_kernel_file
-    from ntkfusion.reporting.kernel_plots import kernel_figure, spectra_of, spectrum_figure
-    from ntkfusion.reporting.plots import save_png
-    from ntkfusion.utils.files import new_files
-    from ntkfusion.utils.progress import progress_bar
-
-    plan = make_plan(options)
-    with progress_bar(STEPS + 1) as advance:
-        advance_or_stop = interrupts.checked(advance)
-        file = run(plan, advance_or_stop)
-        advance_or_stop("spectra and pictures", STEPS)
-        spectra = spectra_of(file)
-        with new_files(plan.files, overwrite=options.overwrite) as (numbers, heatmap, spectrum):
-            save_kernel_file(file, numbers)
-            save_png(kernel_figure(file), heatmap)
-            save_png(spectrum_figure(file, spectra), spectrum)
-            interrupts.check()
-    print_kernel(file, spectra, plan.files, Console())
-
-
-def run_verify(options: Verify, interrupts: Interrupts) -> None:
-    """``ntkfusion verify``: run the theory checks, write the report, print the table; exit code 1 if one fails."""
-    _prepare_libraries()
-    from rich.console import Console
-
-    from ntkfusion.commands.verify.report import verification_table, write_verification
-    from ntkfusion.commands.verify.run import chosen_checks, output_folder, run
-    from ntkfusion.utils.files import new_folder
-    from ntkfusion.utils.progress import progress_bar
-
-    checks, folder = chosen_checks(options), output_folder(options)
-    with progress_bar(len(checks) + 1) as advance:
-        verification = run(options, checks, interrupts.checked(advance))
-        interrupts.check()
-        with new_folder(folder, overwrite=options.overwrite) as written:
-            write_verification(verification, written)
-    console = Console()
-    console.print(verification_table(verification))
-    for finding in verification.findings:
-        for failure in finding.outcome.failures:
-            console.print(f"{finding.check.name}: {failure}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Report: {folder / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
-    if not verification.passed:
-        sys.exit(1)
-
-
-def _prepare_libraries() -> None:
-    """Settings that libraries read when they are imported; what the user has set stays."""
-    # nothing but our own words on the terminal
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # LAPACK's own threads fight with XLA's: a singular value decomposition takes 5 to 30 times longer with them
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
-_RUN: dict[type, Callable[[Any, Interrupts], None]] = {
-    Compare: run_compare,
-    Compress: run_compress,
-    Convert: run_convert,
-    Finetune: run_finetune,
-    Inspect: run_inspect,
-    Kernel: run_kernel,
-    Verify: run_verify,
-}

@@ -1,7 +1,4 @@
-"""The spectra of a kernel and of its parts.
-
-One kernel as pictures: a heat map of it and its parts, and their spectra.
-"""
+"""Kernels as pictures: one with its parts and their spectra; the original's beside those of compressed blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +14,11 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ntkfusion.kernels.distance.kernel_distance import effective_rank
-from ntkfusion.reporting.heatmaps import MOST_TOKENS, colour_scale
+from ntkfusion.errors import InputError
 from ntkfusion.reporting.kernel_file import KernelFile, traced
 from ntkfusion.reporting.plots import RC
+from ntkfusion.reporting.results import KernelGallery
+from ntkfusion.reporting.summary import format_error, width_label
 
 #: What the numbers of a spectrum are: an SGD kernel is symmetric, a sign kernel is not.
 VALUES = {"sgd": "eigenvalue", "sign": "singular value"}
@@ -33,7 +30,7 @@ class Spectrum:
 
     Attributes:
         values: sizes of the eigenvalues (SGD) or the singular values (sign), largest first.
-        effective_rank: exp of their entropy, see `ntkfusion.kernels.distance.kernel_distance`.
+        effective_rank: exp of their entropy, see `ntkfusion.kernel_distance`.
         share: this kernel's part in the trace of the whole kernel.
     """
 
@@ -47,30 +44,8 @@ class Spectrum:
         return self.values[self.values > np.finfo(np.float32).eps * self.values[0]]
 
 
-def spectra_of(file: KernelFile) -> dict[str, Spectrum]:
-    """The spectrum of the whole kernel, under "all", and of every group, in float64.
-
-    A network kernel [N, N, C, C] is taken as a matrix of N·C rows and columns.
-    """
-    kernels = {"all": file.kernel, **file.groups}
-    whole = float(np.trace(_matrix(file.kernel)))
-    return {name: _spectrum(_matrix(kernel), file.conditions["kind"], whole) for name, kernel in kernels.items()}
-
-
-def _spectrum(matrix: np.ndarray, kind: str, whole: float) -> Spectrum:
-    values = np.abs(np.linalg.eigvalsh(matrix)) if kind == "sgd" else np.linalg.svd(matrix, compute_uv=False)
-    values = np.sort(values)[::-1]
-    largest = values[0] if values[0] > 0 else 1.0
-    rank = effective_rank(jnp.asarray(values / largest, jnp.float32))
-    return Spectrum(values, rank, float(np.trace(matrix) / whole) if whole else 0.0)
-
-
-def _matrix(kernel: np.ndarray) -> np.ndarray:
-    kernel = np.asarray(kernel, np.float64)
-    if kernel.ndim == 2:
-        return kernel
-    return kernel.transpose(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)
-
+#: Most tokens that still get a label.
+MOST_TOKENS = 40
 
 #: Sentences are cut to this many characters beside a heat map.
 LABEL_LENGTH = 26
@@ -183,3 +158,64 @@ def _colours(names: Sequence[str]) -> list[Any]:
     if ramp:  # next to a ramp of blues and greens
         hues |= dict(zip([name for name in others if name != "all"], ("#D55E00", "#B5468B"), strict=False))
     return [ramp[name] if name in ramp else hues[name] for name in names]
+
+
+def kernel_heatmaps(gallery: KernelGallery, kind: str) -> Figure:
+    """The original kernel and every compressed one, on the original's colour scale.
+
+    Args:
+        gallery: kernels of one layer, "original" among them.
+        kind: which of its kernels.
+
+    Returns:
+        A figure with one panel per kernel; the original comes first and carries the tokens.
+
+    Raises:
+        InputError: if the gallery has no such kernels or no original.
+    """
+    kernels = dict(gallery.kernels.get(kind, {}))
+    if "original" not in kernels:
+        raise InputError(f"the gallery has no original {kind} kernel; it has {sorted(gallery.kernels)}")
+    original = kernels.pop("original")
+    with matplotlib.rc_context({**RC, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure, axes, size = _heatmap_grid(len(kernels))
+        colours = colour_scale(original)
+        for axis, (name, kernel) in zip(axes, [("original", original), *kernels.items()], strict=True):
+            axis.imshow(kernel, interpolation="nearest", **colours)
+            error = format_error(float(np.linalg.norm(kernel - original) / np.linalg.norm(original)))
+            below = f"error {error}" if axis is not axes[0] else f"{len(original)} tokens"
+            axis.set_title(f"{name}\n{below}", fontsize=10.5, parse_math=False)
+            axis.set(xticks=[], yticks=[], anchor="N")
+        if len(gallery.tokens) <= MOST_TOKENS:
+            font = min(10.0, 0.8 * 72 * size / len(gallery.tokens))
+            axes[0].set_yticks(range(len(original)), gallery.tokens, parse_math=False, fontsize=font)
+            axes[0].tick_params(length=0)
+        bar: dict[str, Any] = {"extend": "both", "shrink": 0.7, "aspect": 35, "fraction": 0.04}
+        figure.colorbar(axes[0].images[0], ax=axes, label="kernel entry", **bar)
+        called = {"sgd": "SGD"}.get(kind, kind)
+        figure.suptitle(f"The {called} kernel of layer {gallery.layer} at width {width_label(gallery.width)}")
+    return figure
+
+
+def _heatmap_grid(count: int) -> tuple[Figure, list[Axes], float]:
+    """Panels for the original and `count` more, and the original's inches: among many it is twice as large."""
+    big = 2 if count > 3 else 1
+    columns = min(5, 2 + (count + 1) // 2) if big == 2 else 1 + count
+    free = [(i, j) for i in range(2 + count) for j in range(columns) if i >= big or j >= big][:count]
+    rows = max([big, *(i + 1 for i, _ in free)])
+    breadth = min(12.0, 3.6 * columns + 2)
+    side = (breadth - 1.9) / columns
+    figure = Figure(figsize=(breadth, rows * (side + 0.5) + 0.4))
+    grid = figure.add_gridspec(rows, columns)
+    axes = [figure.add_subplot(grid[:big, :big]), *(figure.add_subplot(grid[i, j]) for i, j in free)]
+    return figure, axes, big * side
+
+
+def colour_scale(kernel: np.ndarray) -> dict[str, Any]:
+    """Colour map and limits that show a kernel: centred at zero if it has clearly negative entries."""
+    finite = kernel[np.isfinite(kernel)]
+    low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
+    if low < -0.05 * high:
+        most = max(-low, high)
+        return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+    return {"cmap": "viridis", "vmin": low, "vmax": high if high > low else low + 1}

@@ -1,7 +1,4 @@
-"""A comparison as one self-contained web page: no scripts, no requests, pictures inside.
-
-Everything a comparison leaves behind, written into one folder.
-"""
+"""A comparison as one self-contained web page, and the folder that holds it with numbers, tables and pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ntkfusion.reporting.heatmaps import kernel_heatmaps
 from ntkfusion.reporting.html import html_document, html_figure
+from ntkfusion.reporting.kernel_plots import kernel_heatmaps
 from ntkfusion.reporting.plots import error_by_layer, error_by_width, save_png
 from ntkfusion.reporting.results import Comparison, KernelGallery
 from ntkfusion.reporting.summary import (

@@ -23,7 +23,7 @@ class ExpertErrors:
     Attributes:
         expert: index of the expert.
         tokens: how many held-out tokens the original router sends to it.
-        output_error: as in `Row`, of the expert's own block; None if it has fewer than two tokens.
+        output_error: as in `ComparisonRow`, of the expert's own block; None if it has fewer than two tokens.
         sgd_kernel_error: likewise.
         sign_kernel_error: likewise.
     """
@@ -36,7 +36,7 @@ class ExpertErrors:
 
 
 @dataclasses.dataclass(frozen=True)
-class Routing:
+class RoutingChange:
     """Whether the routers of a network choose the same experts once all compared layers are compressed at once.
 
     Attributes:
@@ -58,7 +58,7 @@ class Routing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """What one method did to one layer at one width.
 
     Errors are relative Frobenius norms ``‖new − original‖ / ‖original‖`` on held-out tokens; kernels are traced (mean
@@ -106,14 +106,14 @@ class Comparison:
         routing: one per method and width, if the model has mixtures of experts.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     command: str
     settings: Mapping[str, Any]
     model: Mapping[str, Any]
     inputs: Mapping[str, Any]
     environment: Mapping[str, Any]
     seconds: float
-    routing: tuple[Routing, ...] = ()
+    routing: tuple[RoutingChange, ...] = ()
 
     def to_json(self) -> str:
         """The text of ``results.json``. Numbers that are not finite become null, as JSON has no other word for them.
@@ -152,7 +152,7 @@ def read_comparison(path: Path) -> Comparison:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data.pop("format")
         rows = tuple(_row(row) for row in data.pop("rows"))
-        routing = tuple(Routing(**_numbers(change)) for change in data.pop("routing", ()))
+        routing = tuple(RoutingChange(**_numbers(change)) for change in data.pop("routing", ()))
         comparison = Comparison(rows=rows, routing=routing, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a results.json of ntkfusion compare: {error}") from error
@@ -161,10 +161,10 @@ def read_comparison(path: Path) -> Comparison:
     return comparison
 
 
-def _row(data: dict[str, Any]) -> Row:
+def _row(data: dict[str, Any]) -> ComparisonRow:
     experts = data.pop("experts", None)
     found = None if experts is None else tuple(ExpertErrors(**expert) for expert in experts)
-    return Row(**_numbers(data), experts=found)
+    return ComparisonRow(**_numbers(data), experts=found)
 
 
 def _without_empty(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""What the numbers say: means over layers, which methods are best, and the answer in one sentence.
-
-Cells of tables, and which of a column is the best.
-"""
+"""What the numbers say: means over layers, which methods are best, cells of tables, the answer in one sentence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What became of the experts of a model, method by method: routing, and the errors of every expert by itself.
-
-A comparison as tables: Markdown for files, rich for the terminal, cells for whoever draws their own.
-"""
+"""A comparison as tables, experts of mixtures included: Markdown, rich for the terminal, and cells for others."""
 
 from __future__ import annotations
 

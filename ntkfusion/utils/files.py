@@ -1,12 +1,8 @@
-"""Result folders that are either whole or not there.
-
-Result files that belong together: all of them are whole, or none is there.
-
-Small JSON files of a fine-tuning run, whole or not there.
-"""
+"""Results that are whole or not there: a folder, or files of one folder that belong together."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +16,57 @@ from ntkfusion.errors import InputError, OutputExistsError
 
 #: Inside a folder written by this library; `--overwrite` replaces no other kind of folder.
 MARKER = ".ntkfusion"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where results go.
+
+    Attributes:
+        folder: the folder that is written, or that the files are in.
+        files: names of files that are replaced together; none for a whole folder.
+        overwrite: whether earlier results may be replaced.
+        grows: whether the folder fills while the work goes on, and keeps what an interruption leaves.
+    """
+
+    folder: Path
+    files: tuple[str, ...] = ()
+    overwrite: bool = False
+    grows: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, or the folder."""
+        return tuple(self.folder / name for name in self.files) or (self.folder,)
+
+    def check(self) -> None:
+        """Refuse what cannot or must not be written, before any long work.
+
+        Raises:
+            OutputExistsError, InputError: as `check_output` and `check_files`.
+        """
+        if self.files:
+            check_files(self.paths, overwrite=self.overwrite)
+        else:
+            check_output(self.folder, overwrite=self.overwrite)
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """The folder to write into; what was written takes its place when the block ends without an error.
+
+        A folder that grows is written in place.
+
+        Raises:
+            OutputExistsError, InputError: as `new_folder` and `new_files`.
+        """
+        if self.grows:
+            yield self.folder
+        elif self.files:
+            with new_files(self.paths, overwrite=self.overwrite) as written:
+                yield written[0].parent
+        else:
+            with new_folder(self.folder, overwrite=self.overwrite) as written:
+                yield written
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Progress on standard error: a live bar in a terminal, nothing in a pipe."""
+"""Progress on standard error: a live bar in a terminal, nothing in a pipe; and where long work hears of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,71 +6,72 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from rich import progress as display
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-#: Called with what is being done now and how many steps were finished before it.
-Advance = Callable[[str, int], None]
 
 
-@contextmanager
-def progress_bar(total: int) -> Iterator[Advance]:
-    """A bar of `total` steps; yields a function ``advance(what_now, steps_done)``."""
-    with _display(TimeElapsedColumn()) as progress:
-        task = progress.add_task("starting", total=total)
-        yield lambda description, done: progress.update(task, description=description, completed=done)
+class Progress:
+    """What long work tells what it is doing, and what stops it after Ctrl-C.
 
+    Without a display it shows nothing, as for a call from Python.
+    """
 
-def _display(*more: ProgressColumn) -> Progress:
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *more)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    def __init__(
+        self,
+        check: Callable[[], None] = lambda: None,
+        shown: display.Progress | None = None,
+        total: int | None = None,
+    ) -> None:
+        """Take one line of a display.
 
+        Args:
+            check: raises KeyboardInterrupt if the work is to stop.
+            shown: the display; None shows nothing.
+            total: steps in all; None if every part of the work counts its own.
+        """
+        self.check = check
+        self._shown = display.Progress(disable=True) if shown is None else shown
+        self._task = self._shown.add_task("starting", total=total, numbers="")
 
-class TrainingBar:
-    """A live line of training: loss, rate, tokens per second, time left. Nothing in a pipe."""
+    def advance(self, what: str, done: int) -> None:
+        """Show a step.
 
-    def __init__(self, progress: Progress) -> None:
-        """Draw on a rich display, with one line."""
-        self._progress = progress
-        self._task = progress.add_task("starting", total=None, numbers="")
+        Args:
+            what: is being done now.
+            done: steps that were finished before it.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+        """
+        self.check()
+        self._shown.update(self._task, description=what, completed=done)
 
     def say(self, what: str) -> None:
-        """Show what is being done."""
-        self._progress.reset(self._task, description=what, total=None, numbers="")
+        """Show what is being done, where nobody counts steps; otherwise as `advance`."""
+        self.check()
+        self._shown.reset(self._task, description=what, total=None, numbers="")
 
-    def tracker(self, what: str, total: int, done: int, check: Callable[[], None] = lambda: None) -> BarTracker:
-        """Something that shows updates.
+    def tracker(self, what: str, total: int, done: int) -> BarTracker:
+        """Something that shows updates of a training, and stops it after Ctrl-C.
 
         Args:
             what: is being trained.
             total: updates in all.
             done: updates that were done before.
-            check: is called at every update.
         """
-        self._progress.reset(self._task, description=what, total=total, completed=done, numbers="")
-        return BarTracker(self._progress, self._task, check)
+        self._shown.reset(self._task, description=what, total=total, completed=done, numbers="")
+        return BarTracker(self._shown, self._task, self.check)
 
 
 class BarTracker:
-    """A tracker (`ntkfusion.training.trackers.Tracker`) that moves a bar."""
+    """A tracker (`ntkfusion.training.trackers.Tracker`) that moves a bar: loss, rate, tokens per second."""
 
     #: Updates that tokens per second are a mean of.
     LATELY = 20
 
-    def __init__(self, progress: Progress, task: TaskID, check: Callable[[], None]) -> None:
+    def __init__(self, shown: display.Progress, task: display.TaskID, check: Callable[[], None]) -> None:
         """Move one line of a display."""
-        self._progress, self._task, self._check = progress, task, check
+        self._shown, self._task, self._check = shown, task, check
         self._pace: deque[tuple[float, float]] = deque(maxlen=self.LATELY)
         self._dev = ""
 
@@ -85,14 +86,33 @@ class BarTracker:
         numbers = (
             f"loss {values['loss']:.4f}  rate {values['learning_rate']:.2e}  {tokens / max(seconds, 1e-9):,.0f} tok/s"
         )
-        self._progress.update(self._task, completed=step, numbers=numbers + self._dev)
+        self._shown.update(self._task, completed=step, numbers=numbers + self._dev)
 
     def close(self) -> None:
         """Nothing is left to show."""
 
 
 @contextmanager
-def training_bar() -> Iterator[TrainingBar]:
-    """The live line of a training run on standard error."""
-    with _display(TextColumn("{task.fields[numbers]}"), TimeRemainingColumn()) as progress:
-        yield TrainingBar(progress)
+def show_progress(total: int | None, check: Callable[[], None] = lambda: None) -> Iterator[Progress]:
+    """A live line while the block runs.
+
+    Args:
+        total: steps in all; None for training, whose parts count their own updates.
+        check: raises KeyboardInterrupt if the work is to stop.
+    """
+    console = Console(stderr=True)
+    columns = [display.SpinnerColumn(), display.TextColumn("{task.description}"), display.BarColumn()]
+    columns += [display.MofNCompleteColumn()]
+    if total is None:
+        columns += [display.TextColumn("{task.fields[numbers]}"), display.TimeRemainingColumn()]
+    else:
+        columns += [display.TimeElapsedColumn()]
+    with display.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        yield Progress(check, shown, total)
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar of `total` steps; yields a function ``advance(what_now, steps_done)``."""
+    with show_progress(total) as progress:
+        yield progress.advance

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 
 from ntkfusion.errors import InputError
 from ntkfusion.reporting.page import html_page
-from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.results import Comparison, ComparisonRow
 from ntkfusion.reporting.summary import answer
 
 ROWS = (
-    Row("svd", 0, 0.25, 4, 25, 100, 0.1, 0.8, math.nan, 1.0),
-    Row("svd", 1, 0.25, 4, 25, 100, 0.2, 0.6, 0.7, 0.5),
-    Row("mlp-fusion", 0, 0.25, 4, 25, 100, 0.4, 0.3, 0.6, 0.25),
-    Row("mlp-fusion", 1, 0.25, 4, 25, 100, 0.1, 0.5, 0.4, 0.25),
+    ComparisonRow("svd", 0, 0.25, 4, 25, 100, 0.1, 0.8, math.nan, 1.0),
+    ComparisonRow("svd", 1, 0.25, 4, 25, 100, 0.2, 0.6, 0.7, 0.5),
+    ComparisonRow("mlp-fusion", 0, 0.25, 4, 25, 100, 0.4, 0.3, 0.6, 0.25),
+    ComparisonRow("mlp-fusion", 1, 0.25, 4, 25, 100, 0.1, 0.5, 0.4, 0.25),
 )
 COMPARISON = Comparison(
     ROWS,

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ntkfusion.reporting.plots import FLOOR, error_by_layer, error_by_width, save_png
-from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.results import Comparison, ComparisonRow
 
 METHODS = ("mlp-fusion", "mlp-fusion-v4", "svd", "svd-unbalanced", "random-neurons")
 
 
 def comparison(methods=METHODS, layers=(0, 1), widths=(0.25, 0.5), error=0.2):
     rows = [
-        Row(method, layer, width, 4, 25, 100, error, error + 0.1 * i, error + 0.1 * layer, 1.0)
+        ComparisonRow(method, layer, width, 4, 25, 100, error, error + 0.1 * i, error + 0.1 * layer, 1.0)
         for i, method in enumerate(methods)
         for layer in layers
         for width in widths

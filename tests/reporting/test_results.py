@@ -9,9 +9,9 @@ import math
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.reporting.results import Comparison, Row, read_comparison
+from ntkfusion.reporting.results import Comparison, ComparisonRow, read_comparison
 
-ROW = Row("svd", 3, 0.25, 384, 300, 1200, 0.25, 0.5, 1.5, 0.125)
+ROW = ComparisonRow("svd", 3, 0.25, 384, 300, 1200, 0.25, 0.5, 1.5, 0.125)
 COMPARISON = Comparison((ROW,), "ntkfusion compare x", {"seed": 1, "widths": [0.25]}, {"name": "x"}, {}, {}, 2.5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.results import Comparison, ComparisonRow
 from ntkfusion.reporting.summary import (
     answer,
     error_grid,
@@ -25,7 +25,7 @@ from ntkfusion.reporting.summary import (
 def comparison(errors, widths=(0.25,)):
     """Method → its three errors, in two layers: 0.1 below them in layer 0, 0.1 above in layer 1."""
     rows = [
-        Row(method, layer, width, 4, 25, 100, *(e + (0.1 if layer else -0.1) for e in three), 1.0)
+        ComparisonRow(method, layer, width, 4, 25, 100, *(e + (0.1 if layer else -0.1) for e in three), 1.0)
         for width in widths
         for method, three in errors.items()
         for layer in (0, 1)

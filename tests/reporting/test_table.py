@@ -10,15 +10,15 @@ import re
 import pytest
 from rich.console import Console
 
-from ntkfusion.reporting.results import Comparison, Row
+from ntkfusion.reporting.results import Comparison, ComparisonRow
 from ntkfusion.reporting.table import HEADER, conditions, console_table, layer_table, markdown_report, method_table
 
 ROWS = (
     # method, layer, width, neurons, parameters, originally, output, SGD, sign, seconds
-    Row("svd", 0, 0.25, 4, 30, 100, 0.1, 0.8, 0.5, 1.0),
-    Row("svd", 1, 0.25, 4, 20, 100, 0.2, 0.6, 0.7, 0.5),
-    Row("mlp-fusion", 0, 0.25, 4, 25, 100, 0.4, 0.3, 0.6, 0.25),
-    Row("mlp-fusion", 1, 0.25, 4, 25, 100, 0.1, 0.5, math.nan, 0.25),
+    ComparisonRow("svd", 0, 0.25, 4, 30, 100, 0.1, 0.8, 0.5, 1.0),
+    ComparisonRow("svd", 1, 0.25, 4, 20, 100, 0.2, 0.6, 0.7, 0.5),
+    ComparisonRow("mlp-fusion", 0, 0.25, 4, 25, 100, 0.4, 0.3, 0.6, 0.25),
+    ComparisonRow("mlp-fusion", 1, 0.25, 4, 25, 100, 0.1, 0.5, math.nan, 0.25),
 )
 COMPARISON = Comparison(
     ROWS,

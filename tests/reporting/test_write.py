@@ -10,7 +10,7 @@ import pytest
 
 from ntkfusion.errors import InputError
 from ntkfusion.reporting.page import write_report
-from ntkfusion.reporting.results import Comparison, KernelGallery, Row, read_comparison
+from ntkfusion.reporting.results import Comparison, ComparisonRow, KernelGallery, read_comparison
 from ntkfusion.reporting.table import markdown_report
 
 PLOTS = ("error_by_layer.png", "error_by_width.png")
@@ -18,7 +18,7 @@ TEXTS = ("index.html", "results.json", "table.md")
 
 
 def comparison(layers=(0, 1), widths=(0.25, 0.5), methods=("svd", "sketch")):
-    rows = [Row(m, n, w, 4, 25, 100, 0.1, 0.8, 0.5, 1.0) for m in methods for n in layers for w in widths]
+    rows = [ComparisonRow(m, n, w, 4, 25, 100, 0.1, 0.8, 0.5, 1.0) for m in methods for n in layers for w in widths]
     return Comparison(tuple(rows), "ntkfusion compare x", {"seed": 0}, {"name": "x"}, {}, {}, 1.0)
 
 
@@ -60,7 +60,7 @@ def test_the_smallest_comparison_without_kernels(tmp_path):
 
 def test_a_method_without_numbers_is_shown_as_such(tmp_path):
     results = comparison(methods=("svd",))
-    failed = Row("broken", 0, 0.25, 4, 25, 100, math.nan, math.inf, math.nan, 1.0)
+    failed = ComparisonRow("broken", 0, 0.25, 4, 25, 100, math.nan, math.inf, math.nan, 1.0)
     results = Comparison((*results.rows, failed), "", {}, {}, {}, {}, 1.0)
     write_report(results, {}, [], tmp_path)
     assert "| broken | n/a | n/a | n/a | 25.0 % | 1.00 |" in (tmp_path / "table.md").read_text(encoding="utf-8")

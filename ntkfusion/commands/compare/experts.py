@@ -15,7 +15,7 @@ from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.models.blocks.block import Block, as_dense_weights
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.model import Model
-from ntkfusion.reporting.results import ExpertErrors, Routing
+from ntkfusion.reporting.results import ExpertErrors, RoutingChange
 
 #: Experts with fewer tokens have no errors: a kernel of one token has no off-diagonal.
 MIN_TOKENS = 2
@@ -123,11 +123,11 @@ class Routes:
         weight = np.concatenate([self.weight[index] for index in shown]).astype(np.float64)
         return same.size, float(same.mean()), float(weight[~same].sum() / weight.sum())
 
-    def change(self, method: str, width: float, other: Routes) -> Routing:
+    def change(self, method: str, width: float, other: Routes) -> RoutingChange:
         """The change of the whole network, and of every mixture."""
         pairs, agreement, flipped = self.compared_with(other)
         layers = {str(layer): self.compared_with(other, [layer])[1] for layer in self.chosen if layer in other.chosen}
-        return Routing(method, width, pairs, agreement, flipped, layers)
+        return RoutingChange(method, width, pairs, agreement, flipped, layers)
 
 
 class Mixtures:
@@ -160,7 +160,7 @@ class Mixtures:
             block = blocks[layer]
             if isinstance(block, MixtureBlock):
                 self._experts[layer] = ExpertReference.of(block, held_out[layer])
-        self.routing: list[Routing] = []
+        self.routing: list[RoutingChange] = []
 
     def errors(self, layer: int, block: Block) -> tuple[ExpertErrors, ...] | None:
         """The errors of every expert of a compressed layer; None if it is no mixture."""

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from ntkfusion.commands.options import Flag, ModelArgument
+from ntkfusion.commands.protocol import Flag, ModelArgument
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,42 +15,52 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.compare.experts import Mixtures
 from ntkfusion.commands.compare.galleries import Gallery
 from ntkfusion.commands.compare.options import Compare
-from ntkfusion.commands.conditions import (
-    check_seed,
-    command_line,
-    describe_model,
-    describe_text,
-    environment,
-    read_text,
-)
+from ntkfusion.commands.conditions import command_line, describe_model, environment
+from ntkfusion.commands.request import check_at_least, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
-from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace
+from ntkfusion.compression.contract import Compressed, Method, Workspace
 from ntkfusion.compression.registry import METHODS, build_method, with_clustering
-from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, unseen_sentences
-from ntkfusion.data.text import split_sentences
+from ntkfusion.data.block_inputs import BlockInputs
+from ntkfusion.data.calibration import CalibrationSplit, describe_text
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.mixture import MixtureBlock
-from ntkfusion.models.model import Model
-from ntkfusion.reporting.results import Comparison, ExpertErrors, KernelGallery, Row
-from ntkfusion.utils.progress import Advance
-
-#: Sentences are cut to this many tokens.
-MAX_LENGTH = 128
+from ntkfusion.reporting.results import Comparison, ComparisonRow, KernelGallery
+from ntkfusion.utils.files import Output
+from ntkfusion.utils.progress import Progress
 
 #: On the command line, every method that there is.
 ALL = "all"
 
 
+#: Options that results.json repeats under their names.
+SETTINGS = ("model", "tokens", "calibration_tokens", "restarts", "allocation", "seed")
+
+#: What a row has of the report on a compressed block.
+SIZES = ("hidden_width", "parameters", "original_parameters", "seconds")
+
+
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """A checked request: every name is known, every text read, before a model is loaded."""
+class ComparePlan:
+    """A checked request: every name is known, every text read, before a model is loaded.
+
+    Attributes:
+        options: as they were given.
+        methods: names of the methods to run.
+        split: the text; None if methods are only to be listed.
+        output: where the report goes; None if methods are only to be listed.
+    """
 
     options: Compare
     methods: tuple[str, ...]
-    calibration: list[str]
-    held_out: list[str]
+    split: CalibrationSplit | None
+    output: Output | None
+
+    @property
+    def steps(self) -> int:
+        """How often `run` reports progress: reading the model and text, and one step per width and method."""
+        return 0 if self.split is None else 2 + len(self.options.width) * len(self.methods)
 
     def build(self, name: str, width: float) -> Method:
         """The method of that name at a width, with the run's options for k-means."""
@@ -72,59 +83,65 @@ def method_names(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(METHODS)
 
 
-def make_plan(options: Compare) -> Plan:
+def plan(options: Compare) -> ComparePlan:
     """Check everything that can be checked without the model.
 
     Raises:
-        InputError: for an unknown or repeated method, a width out of range, too few tokens, or unusable text.
+        InputError: for an unknown or repeated method, a width out of range, too few tokens, unusable text or output.
+        OutputExistsError: if an earlier report would be replaced that must not be.
     """
+    if options.list_methods:
+        return ComparePlan(options, tuple(METHODS), None, None)
+    output = Output(results_path(options.out, f"compare-{Path(options.model).name}"), overwrite=options.overwrite)
+    output.check()
     methods = method_names(options.methods)
     for name, values in (("methods", methods), ("width", options.width)):
         if not values or len(set(values)) != len(values):
             raise InputError(f"--{name} needs at least one value, each once; got {list(values)}")
-    for name, least in (("tokens", 2), ("calibration_tokens", 2), ("restarts", 1)):
-        if (value := getattr(options, name)) < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    check_at_least(options, tokens=2, calibration_tokens=2, restarts=1)
     check_seed(options.seed)
     for width in options.width:
         for name in methods:
             build_method(name, width)
-    return Plan(options, methods, *split_sentences(read_text(options.text), seed=options.seed))
+    split = CalibrationSplit.of(options.text, seed=options.seed, special_tokens=not options.words_only)
+    return ComparePlan(options, methods, split, output)
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a run brings home: the numbers, and the kernels to draw."""
+class CompareResult:
+    """What was measured.
 
-    comparison: Comparison
-    galleries: tuple[KernelGallery, ...]
+    Attributes:
+        plan: the request.
+        descriptions: method → what it is, in one line.
+        comparison: the numbers; None if methods are only to be listed.
+        galleries: the kernels to draw.
+    """
+
+    plan: ComparePlan
+    descriptions: Mapping[str, str]
+    comparison: Comparison | None = None
+    galleries: tuple[KernelGallery, ...] = ()
 
 
-def count_steps(plan: Plan) -> int:
-    """How often `run` reports progress: reading the model and text, and one step per width and method."""
-    return 2 + len(plan.options.width) * len(plan.methods)
-
-
-def run(plan: Plan, advance: Advance) -> Measured:
+def run(plan: ComparePlan, progress: Progress) -> CompareResult:
     """Load the model, compress it in every way and measure.
-
-    Args:
-        plan: from `make_plan`.
-        advance: told what is being done and how many of `count_steps` are finished.
-
-    Returns:
-        The results and the kernels to draw.
 
     Raises:
         NTKFusionError: if the model cannot be loaded, or a layer or method does not fit it.
     """
+    descriptions = {name: entry.description for name, entry in METHODS.items()}
+    if plan.split is None:
+        return CompareResult(plan, descriptions)
     with jax.default_matmul_precision("highest"):
-        return _run(plan, advance)
+        return CompareResult(plan, descriptions, *_measure(plan, plan.split, progress))
 
 
-def _run(plan: Plan, advance: Advance) -> Measured:
+def _measure(
+    plan: ComparePlan, split: CalibrationSplit, progress: Progress
+) -> tuple[Comparison, tuple[KernelGallery, ...]]:
     start, options = time.perf_counter(), plan.options
-    advance("loading the model", 0)
+    progress.advance("loading the model", 0)
     model = load_model(options.model)
     layers = check_layers(options.layers or None, model.config.num_blocks)
     every_block = model.mlp_blocks()
@@ -132,22 +149,26 @@ def _run(plan: Plan, advance: Advance) -> Measured:
     for width in options.width:
         for name in plan.methods:
             plan.build(name, width).check(blocks)
-    advance("reading the text", 1)
-    held_out = _inputs(model, plan.held_out, options.tokens, options)
+    progress.advance("reading the text", 1)
     # the kernels of all experts of a mixture are at most as large as the mixture's own
-    check_memory(len(held_out.tokens), len(layers) + sum(isinstance(block, MixtureBlock) for block in blocks))
-    unseen = unseen_sentences(model, plan.calibration, plan.held_out, max_length=MAX_LENGTH)
-    calibration = _inputs(model, unseen, options.calibration_tokens, options)
+    kernels = len(layers) + sum(isinstance(block, MixtureBlock) for block in blocks)
+    calibration, held_out = split.collect(
+        model,
+        tokens=options.tokens,
+        calibration_tokens=options.calibration_tokens,
+        check=lambda count: check_memory(count, kernels),
+    )
     references = {layer: Reference.of(every_block[layer], held_out.inputs[layer]) for layer in layers}
     mixtures = Mixtures(
-        model, layers, held_out.inputs, lambda small: _inputs(small, plan.held_out, options.tokens, options).inputs
+        model, layers, held_out.inputs, lambda small: split.held_out_inputs(small, options.tokens).inputs
     )
-    gallery = Gallery(model, layers, plan.methods, options.width, plan.held_out)
-    rows: list[Row] = []
-    for name, width, compressed in _compress(plan, blocks, [calibration.inputs[layer] for layer in layers], advance):
+    gallery = Gallery(model, layers, plan.methods, options.width, split.held_out)
+    rows: list[ComparisonRow] = []
+    inputs = [calibration.inputs[layer] for layer in layers]
+    for name, width, compressed in _compress(plan, blocks, inputs, progress):
         for layer, block, report in zip(layers, compressed.blocks, compressed.reports, strict=True):
-            experts = mixtures.errors(layer, block)
-            rows.append(_row(name, layer, width, report, references[layer].errors(block), experts))
+            measured: dict[str, Any] = {name: getattr(report, name) for name in SIZES} | references[layer].errors(block)
+            rows.append(ComparisonRow(name, layer, width, experts=mixtures.errors(layer, block), **measured))
         mixtures.add(name, width, compressed.blocks)
         gallery.add(name, width, compressed.blocks)
     comparison = Comparison(
@@ -156,83 +177,43 @@ def _run(plan: Plan, advance: Advance) -> Measured:
         command=command_line(options),
         settings=_settings(plan, layers),
         model=describe_model(model),
-        inputs=_describe_inputs(plan, calibration, held_out),
-        environment=environment(),
+        inputs=_describe_inputs(split, options.text, calibration, held_out),
+        environment=environment(model.params),
         seconds=time.perf_counter() - start,
     )
-    return Measured(comparison, gallery.galleries())
+    return comparison, gallery.galleries()
 
 
-def _compress(
-    plan: Plan, blocks: Sequence[Block], inputs: Sequence[Float[Array, "N d"]], advance: Advance
-) -> Iterator[tuple[str, float, Compressed]]:
-    """Every method at every width; `advance` also hears how far long ones have come."""
-    doing, step = "", 2
-
-    def within(what: str, fraction: float) -> None:
-        advance(f"{doing}: {what}, {100 * fraction:.0f} %", step)
-
-    workspace = Workspace(plan.options.seed, inputs, progress=within)
-    pairs = [(width, name) for width in plan.options.width for name in plan.methods]
-    for step, (width, name) in enumerate(pairs, start=2):
-        advance(doing := f"{name} at width {width:g}", step)
-        yield name, width, plan.build(name, width).compress(blocks, workspace)
+def _settings(plan: ComparePlan, layers: Sequence[int]) -> dict[str, Any]:
+    same = {name: getattr(plan.options, name) for name in SETTINGS}
+    return {**same, "methods": list(plan.methods), "widths": list(plan.options.width), "layers": list(layers)}
 
 
-def _inputs(model: Model, sentences: Sequence[str], tokens: int, options: Compare) -> BlockInputs:
-    return collect_block_inputs(
-        model,
-        sentences,
-        max_tokens=tokens,
-        seed=options.seed,
-        max_length=MAX_LENGTH,
-        special_tokens=not options.words_only,
-    )
-
-
-def _row(
-    name: str,
-    layer: int,
-    width: float,
-    report: BlockReport,
-    errors: Mapping[str, float],
-    experts: tuple[ExpertErrors, ...] | None,
-) -> Row:
-    return Row(
-        method=name,
-        layer=layer,
-        width=width,
-        hidden_width=report.hidden_width,
-        parameters=report.parameters,
-        original_parameters=report.original_parameters,
-        seconds=report.seconds,
-        experts=experts,
-        **errors,
-    )
-
-
-def _settings(plan: Plan, layers: Sequence[int]) -> dict[str, Any]:
-    options = plan.options
+def _describe_inputs(
+    split: CalibrationSplit, text: Path | None, calibration: BlockInputs, held_out: BlockInputs
+) -> dict[str, Any]:
     return {
-        "model": options.model,
-        "methods": list(plan.methods),
-        "widths": list(options.width),
-        "layers": list(layers),
-        "tokens": options.tokens,
-        "calibration_tokens": options.calibration_tokens,
-        "restarts": options.restarts,
-        "allocation": options.allocation,
-        "seed": options.seed,
-    }
-
-
-def _describe_inputs(plan: Plan, calibration: BlockInputs, held_out: BlockInputs) -> dict[str, Any]:
-    return {
-        "text": describe_text(plan.options.text),
+        "text": describe_text(text),
         "calibration_sentences": calibration.num_sentences,
         "held_out_sentences": held_out.num_sentences,
         "calibration_tokens": len(calibration.tokens),
         "held_out_tokens": len(held_out.tokens),
-        "special_tokens": not plan.options.words_only,
-        "max_length": MAX_LENGTH,
+        "special_tokens": split.special_tokens,
+        "max_length": split.max_length,
     }
+
+
+def _compress(
+    plan: ComparePlan, blocks: Sequence[Block], inputs: Sequence[Float[Array, "N d"]], progress: Progress
+) -> Iterator[tuple[str, float, Compressed]]:
+    """Every method at every width; the progress also shows how far long ones have come."""
+    doing, step = "", 2
+
+    def within(what: str, fraction: float) -> None:
+        progress.advance(f"{doing}: {what}, {100 * fraction:.0f} %", step)
+
+    workspace = Workspace(plan.options.seed, inputs, progress=within)
+    pairs = [(width, name) for width in plan.options.width for name in plan.methods]
+    for step, (width, name) in enumerate(pairs, start=2):
+        progress.advance(doing := f"{name} at width {width:g}", step)
+        yield name, width, plan.build(name, width).compress(blocks, workspace)

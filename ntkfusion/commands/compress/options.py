@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from ntkfusion.commands.options import Dtype, Flag, Format, ModelArgument
+from ntkfusion.checkpoints.formats import Dtype, Format
+from ntkfusion.commands.protocol import Flag, ModelArgument
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from ntkfusion.commands.options import Dtype, Flag, Format, ModelArgument
+from ntkfusion.checkpoints.formats import Dtype, Format
+from ntkfusion.commands.protocol import Flag, ModelArgument
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from ntkfusion.commands.options import Flag, ModelArgument
+import tyro
+
+from ntkfusion.checkpoints.formats import Format
+from ntkfusion.commands.protocol import Flag, ModelArgument
+from ntkfusion.training.recipe import Recipe
+
+
+def _zero_is_never(number: type[int] | type[float]) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    """How the command line writes a number that may be None: as 0, which means never."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=number.__name__.upper(),
+        instance_from_str=lambda words: number(words[0]) or None,
+        is_instance=lambda value: value is None or isinstance(value, int | float),
+        str_from_instance=lambda value: ["0" if value is None else str(value)],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeOptions(Recipe):
+    """How the model is trained.
+
+    Attributes:
+        b1: Adam's decay of the mean gradient.
+        b2: Adam's decay of the mean squared gradient.
+        eps: Adam's addition to the denominator.
+        clip_norm: gradients of a larger norm are scaled down to it; 0 never does.
+        dropout: train without dropout.
+        patience: stop after so many evaluations without improvement; 0 never does.
+    """
+
+    clip_norm: Annotated[float | None, _zero_is_never(float)] = 1.0
+    patience: Annotated[int | None, _zero_is_never(int)] = None
+
+    def __post_init__(self) -> None:
+        """Check nothing: that is up to the command's plan, whose errors are one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +74,7 @@ class Finetune:
         freeze: Patterns of parameters that are not trained, such as `embeddings/*`; `ntkfusion inspect` shows names.
         probe: Train the head alone, on the frozen network's output.
         rates: Parameters with a learning rate of their own, as PATTERN=FACTOR, such as `*/mlp/*=0.5`.
-        learning_rate: The largest rate of the schedule.
-        epochs: Passes over the training examples.
-        batch_size: Examples per update.
-        accumulation: Parts that a batch is computed in, to save memory; the update stays the same.
-        max_length: Texts are cut to so many tokens.
-        schedule: After the warm-up the rate is `constant`, falls to 0 along a line (`linear`) or its square
-            (`polynomial`).
-        warmup: Share of the updates in which the rate grows from 0.
-        weight_decay: Decoupled, on matrices only.
-        clip_norm: Gradients of a larger norm are scaled down to it; 0 never does.
-        no_dropout: Train without dropout.
-        precision: Of activations and gradients.
-        evaluations: Looks at the dev set per epoch.
-        patience: Stop after so many evaluations without improvement; 0 never does.
-        keep: Which model to keep: of the `best` evaluation, or the `last`.
+        recipe: How it is trained.
         format: Of the saved models, as for `ntkfusion compress`; `none` saves none.
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         tensorboard: Write event files too (needs tensorboardX).
@@ -83,21 +104,13 @@ class Finetune:
     freeze: tuple[str, ...] = ()
     probe: Flag = False
     rates: tuple[str, ...] = ()
-    learning_rate: float = 5e-5
-    epochs: int = 3
-    batch_size: int = 32
-    accumulation: int = 1
-    max_length: int = 128
-    schedule: Literal["linear", "polynomial", "constant"] = "linear"
-    warmup: float = 0.06
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    no_dropout: Flag = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    evaluations: int = 1
-    patience: int = 0
-    keep: Literal["best", "last"] = "best"
-    format: Literal["hf", "flax", "ntkfusion", "none"] = "hf"
+    recipe: Annotated[
+        Recipe,
+        tyro.conf.arg(constructor=RecipeOptions),
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.FlagCreatePairsOff,
+    ] = Recipe()  # noqa: RUF009 (frozen)
+    format: Format | Literal["none"] = "hf"
     merge: Flag = False
     tensorboard: Flag = False
     out: Path | None = None

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ntkfusion.checkpoints.save import check_request
-from ntkfusion.commands.conditions import check_seed
+from ntkfusion.commands.conditions import flat_fields
 from ntkfusion.commands.finetune.options import Finetune
+from ntkfusion.commands.request import check_fits_format, check_seed, flag, results_path
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import build_method
 from ntkfusion.data.tasks.load import TASKS, load_task, read_task
 from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.models.blocks.coded import CodedBlock
-from ntkfusion.models.blocks.dense import FactorizedBlock
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.trackers import summary_writer
-from ntkfusion.utils.files import MARKER, check_output, read_json
+from ntkfusion.utils.files import MARKER, Output, read_json
 
 #: The request of a run, in its folder: what `--resume` must find unchanged.
 REQUEST = "request.json"
@@ -34,6 +33,9 @@ RESULT = "result.json"
 #: Options that do not change what a run computes; another format may save what a first one could not.
 FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
 
+#: Hyper-parameters that had no option before version 0.1.0, and which every run had as they are by default.
+UNASKED = {name: getattr(Recipe, name) for name in ("num_buckets", "optimizer", "power", "b1", "b2", "eps")}
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetunePlan:
@@ -45,7 +47,8 @@ class FinetunePlan:
         groups: frozen parameters (`--freeze`), and those with rates of their own.
         method: the compression, or None.
         task: the examples.
-        folder: where results go.
+        output: where results go: a folder that fills while the seeds run.
+        steps: none; every training counts its updates.
     """
 
     options: Finetune
@@ -53,10 +56,16 @@ class FinetunePlan:
     groups: tuple[Group, ...]
     method: Method | None
     task: Task
-    folder: Path
+    output: Output
+    steps: None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.output.folder
 
 
-def make_plan(options: Finetune) -> FinetunePlan:
+def plan(options: Finetune) -> FinetunePlan:
     """Check everything that can be checked without the model, and read the task.
 
     Raises:
@@ -64,14 +73,17 @@ def make_plan(options: Finetune) -> FinetunePlan:
         OutputExistsError: if earlier results would be replaced that must not be, or `--resume` finds another request.
     """
     _check_options(options)
-    recipe, groups = _recipe(options), _groups(options)
+    # made anew, which checks it: the command line's own recipe checks nothing
+    recipe, groups = Recipe(**vars(options.recipe)), _groups(options)
     method = None if options.compress is None else build_method(options.compress, options.width)
     if method is not None:
-        _check_format(options, method)
-    folder = options.out or Path("results") / f"finetune-{Path(options.model).name}-{options.task}"
-    _check_folder(folder, options)
+        asked = f"--compress {options.compress}"
+        check_fits_format(method, asked, format=options.format, merge=options.merge, or_none=True)
+    folder = results_path(options.out, f"finetune-{Path(options.model).name}-{options.task}")
+    output = Output(folder, overwrite=options.overwrite, grows=True)
+    _check_output(output, options)
     task = _task(options).subsampled(train=options.max_train, dev=options.max_dev, seed=min(options.seeds))
-    return FinetunePlan(options, recipe, groups, method, task, folder)
+    return FinetunePlan(options, recipe, groups, method, task, output)
 
 
 def _check_options(options: Finetune) -> None:
@@ -95,13 +107,6 @@ def _check_options(options: Finetune) -> None:
         raise InputError("--probe freezes everything but the head already: leave out --freeze")
 
 
-def _recipe(options: Finetune) -> Recipe:
-    same = {field.name for field in dataclasses.fields(Recipe)} & {field.name for field in dataclasses.fields(options)}
-    values = {name: getattr(options, name) for name in same}
-    values |= {"clip_norm": options.clip_norm or None, "patience": options.patience or None}
-    return Recipe(**values, dropout=not options.no_dropout)
-
-
 def _groups(options: Finetune) -> tuple[Group, ...]:
     groups = [Group(pattern, 0.0) for pattern in options.freeze]
     for text in options.rates:
@@ -114,14 +119,6 @@ def _groups(options: Finetune) -> tuple[Group, ...]:
             raise InputError(f"--rates takes PATTERN=FACTOR, such as '*/mlp/*=0.5'; got {text!r}")
         groups.append(Group(pattern, rate))
     return tuple(groups)
-
-
-def _check_format(options: Finetune, method: Method) -> None:
-    if options.format in ("hf", "flax") and not options.merge and method.makes() in (FactorizedBlock, CodedBlock):
-        raise InputError(
-            f"--compress {options.compress} makes blocks that --format {options.format} has no place for: pass --merge "
-            "to multiply them out to dense ones, --format ntkfusion to keep them, or --format none to save no model"
-        )
 
 
 def _task(options: Finetune) -> Task:
@@ -141,12 +138,18 @@ def _task(options: Finetune) -> Task:
 
 
 def request_of(options: Finetune) -> dict[str, Any]:
-    """Every option that decides the result, as JSON has it."""
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+    """Every option that decides the result, as JSON has it.
+
+    All names stand side by side, and what is never done is 0, as when the recipe's names were options of their own.
+    """
+    values = {name: value for name, value, _ in flat_fields(options) if name not in FREE}
+    values |= {name: values[name] or 0 for name in ("clip_norm", "patience")}
+    values["no_dropout"] = not values.pop("dropout")
     return json.loads(json.dumps(values, default=str))
 
 
-def _check_folder(folder: Path, options: Finetune) -> None:
+def _check_output(output: Output, options: Finetune) -> None:
+    folder = output.folder
     if options.format != "none":
         check_request(folder / "model", format=options.format, dtype=None, overwrite=True)
     if not options.resume:
@@ -154,16 +157,17 @@ def _check_folder(folder: Path, options: Finetune) -> None:
             raise OutputExistsError(
                 f"{folder} holds a run that was interrupted: pass --resume to go on with it, --overwrite to begin anew"
             )
-        check_output(folder, overwrite=options.overwrite)
+        output.check()
         return
     if not folder.exists():
         return
     if not (folder / MARKER).exists() or not (folder / REQUEST).exists():
         raise OutputExistsError(f"{folder} holds no run of ntkfusion finetune that --resume could go on with")
-    before, now = read_json(folder / REQUEST), request_of(options)
+    # what an earlier version had no option for was as it is by default
+    before, now = UNASKED | read_json(folder / REQUEST), request_of(options)
     changed = [name for name in now if before.get(name) != now[name] and not (name == "seeds" and _more(before, now))]
     if changed:
-        shown = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in changed)
+        shown = ", ".join(f"{flag(name)} was {before.get(name)}, is {now[name]}" for name in changed)
         raise OutputExistsError(f"{folder} holds a run with other options ({shown}); --resume goes on with the same")
 
 

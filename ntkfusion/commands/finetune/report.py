@@ -13,13 +13,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
 from ntkfusion.commands.finetune.run import Finetuned, SeedResult
+from ntkfusion.commands.protocol import print_lines
 from ntkfusion.reporting.plots import RC, save_png
-from ntkfusion.training.trackers import read_lines
 from ntkfusion.utils.files import new_files
 
 #: Where scores come from, in the order of the table.
@@ -90,14 +89,14 @@ def results_json(found: Finetuned) -> dict[str, Any]:
     return {**found.conditions, "summary": summary, "seeds": [dataclasses.asdict(seed) for seed in found.seeds]}
 
 
-def curves_figure(found: Finetuned, folder: Path) -> Figure:
+def curves_figure(found: Finetuned) -> Figure:
     """Training loss, and the first metric on the dev set, by update; a line per seed."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(11, 4.2))
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         for number, seed in enumerate(found.seeds):
-            _draw(left, right, found, seed, folder / f"seed-{seed.seed}" / "metrics.jsonl", f"C{number}")
+            _draw(left, right, found, seed, f"C{number}")
         left.set(xlabel="update", ylabel=f"training loss, mean of {SMOOTH} updates")
         right.set(xlabel="update", ylabel=f"{found.metrics[0]} on dev")
         if len(found.seeds) > 1:
@@ -106,8 +105,8 @@ def curves_figure(found: Finetuned, folder: Path) -> Figure:
     return figure
 
 
-def _draw(left: Any, right: Any, found: Finetuned, seed: SeedResult, path: Path, color: str) -> None:
-    lines = [line for line in read_lines(path) if "tokens" in line]
+def _draw(left: Any, right: Any, found: Finetuned, seed: SeedResult, color: str) -> None:
+    lines = found.updates[seed.seed]
     losses = np.array([line["loss"] for line in lines], float)
     width = min(SMOOTH, len(losses))
     if width:
@@ -121,35 +120,30 @@ def _draw(left: Any, right: Any, found: Finetuned, seed: SeedResult, path: Path,
     right.plot(steps, scores, color=color, marker="o", label=str(seed.seed))
 
 
-def write_finetuning(found: Finetuned, folder: Path) -> None:
-    """Write ``results.json`` and ``curves.png``, both or none.
-
-    Args:
-        found: all seeds.
-        folder: the run's folder, which holds the seeds' metrics.
-    """
-    figure = curves_figure(found, folder)
+def write(result: Finetuned, folder: Path) -> None:
+    """Write ``results.json`` and ``curves.png``, both or none, into the folder that holds the seeds."""
+    figure = curves_figure(result)
     with new_files([folder / "curves.png", folder / "results.json"], overwrite=True) as (picture, numbers):
         save_png(figure, picture)
-        numbers.write_text(json.dumps(results_json(found), indent=1) + "\n", encoding="utf-8")
+        numbers.write_text(json.dumps(results_json(result), indent=1) + "\n", encoding="utf-8")
 
 
-def print_finetuning(found: Finetuned, folder: Path, console: Console) -> None:
+def show(result: Finetuned, console: Console) -> None:
     """Print the table, its conditions and where everything is."""
-    task = found.conditions["task"]
+    folder = result.plan.folder
+    task = result.conditions["task"]
     sizes = ", ".join(f"{count:,} {name}" for name, count in task["examples"].items() if count)
-    console.print(finetuning_table(found))
-    several = len(found.seeds) > 1
+    console.print(finetuning_table(result))
+    several = len(result.seeds) > 1
     spread = "± is half of Student's 95 % interval for the mean over seeds" if several else "One seed: no interval"
-    lines = [
-        f"Task: {task['name']}, {sizes} examples ({task['source']}). Head: {found.conditions['head']}.",
-        f"{spread}{_choice(found)}.",
-        f"Pace: {_pace(found)} tokens/s, padding not counted, compilation included.",
-        *_tuning(found),
+    print_lines(
+        console,
+        f"Task: {task['name']}, {sizes} examples ({task['source']}). Head: {result.conditions['head']}.",
+        f"{spread}{_choice(result)}.",
+        f"Pace: {_pace(result)} tokens/s, padding not counted, compilation included.",
+        *_tuning(result),
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
-    ]
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+    )
 
 
 def _choice(found: Finetuned) -> str:

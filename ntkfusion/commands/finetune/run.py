@@ -1,12 +1,15 @@
-"""The job behind ``ntkfusion finetune``: compress, tune layers, fine-tune, once per seed; interrupted runs go on."""
+"""The work of ``ntkfusion finetune``: compress, tune layers, fine-tune, once per seed; interrupted runs go on."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
+
+import jax
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
@@ -30,7 +33,7 @@ from ntkfusion.training.run import Data
 from ntkfusion.training.store import StateStore, model_digest, task_digest
 from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_after, read_lines
 from ntkfusion.utils.files import MARKER, read_json, write_json
-from ntkfusion.utils.progress import TrainingBar
+from ntkfusion.utils.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,38 +70,49 @@ class SeedResult:
 
 @dataclasses.dataclass(frozen=True)
 class Finetuned:
-    """All seeds with their conditions."""
+    """All seeds with their conditions.
 
+    Attributes:
+        plan: the request.
+        seeds: what each gave.
+        updates: seed → what was logged at every update.
+        conditions: the circumstances.
+    """
+
+    plan: FinetunePlan
     seeds: tuple[SeedResult, ...]
+    updates: Mapping[int, Sequence[Mapping[str, float]]]
     conditions: dict[str, Any]
-    metrics: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the task, the one that decides first."""
+        return self.plan.task.metrics
 
 
-def run(plan: FinetunePlan, bar: TrainingBar, check: Callable[[], None]) -> Finetuned:
+def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
     """Fine-tune with every seed; what the folder holds of an interrupted run is not done again.
-
-    Args:
-        plan: from `make_plan`.
-        bar: shows what is being done.
-        check: raises KeyboardInterrupt if there was one.
-
-    Returns:
-        What was found.
 
     Raises:
         NTKFusionError: if the model cannot be loaded, does not fit the task or the method, is not the one that an
             interrupted run had, or a loss is no number.
     """
-    bar.say("loading the model")
+    progress.say("loading the model")
     original = load_model(plan.options.model)
     data = _prepare(plan, original)
     seeds = []
     for seed in plan.options.seeds:
         folder = plan.folder / f"seed-{seed}"
         if not (folder / RESULT).exists():
-            _run_seed(SeedRun(plan, original, data, seed, folder, bar, check))
+            _run_seed(SeedRun(plan, original, data, seed, folder, progress))
         seeds.append(SeedResult(**read_json(folder / RESULT)))
-    return Finetuned(tuple(seeds), _conditions(plan, original), plan.task.metrics)
+    updates = {seed: updates_in(plan.folder / f"seed-{seed}") for seed in plan.options.seeds}
+    return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original))
+
+
+def updates_in(folder: Path) -> list[dict[str, Any]]:
+    """What was logged at every update of a seed, from its folder; evaluations are left out."""
+    return [line for line in read_lines(folder / "metrics.jsonl") if "tokens" in line]
 
 
 def _prepare(plan: FinetunePlan, original: Model) -> Data:
@@ -165,7 +179,7 @@ def _trackers(run: SeedRun, store: StateStore, stack: ExitStack) -> list[Tracker
     done = store.step or 0
     forget_after(run.folder / "metrics.jsonl", done)
     total = run.plan.recipe.num_updates(len(run.plan.task.train))
-    trackers: list[Tracker] = [run.bar.tracker(f"seed {run.seed}", total, done, run.check)]
+    trackers: list[Tracker] = [run.progress.tracker(f"seed {run.seed}", total, done)]
     trackers += [JsonLines(run.folder / "metrics.jsonl")]
     trackers += [TensorBoard(run.folder / "tensorboard", done)] if run.plan.options.tensorboard else []
     for tracker in trackers:
@@ -176,26 +190,26 @@ def _trackers(run: SeedRun, store: StateStore, stack: ExitStack) -> list[Tracker
 def _zero_shot(run: SeedRun, model: Model) -> dict[str, float]:
     path, dev = run.folder / "zero_shot.json", run.data.sets["dev"]
     if not path.exists():
-        run.bar.say("scores before training")
+        run.progress.say("scores before training")
         logits = predict(model, dev, batch_size=run.plan.recipe.part_size, buckets=run.data.buckets)
         write_json(path, score(run.plan.task.metrics, dev.labels, logits))
     return read_json(path)
 
 
 def _result(run: SeedRun, found: Fit, zero_shot: dict[str, float]) -> SeedResult:
-    updates = [line for line in read_lines(run.folder / "metrics.jsonl") if "tokens" in line]
+    updates = updates_in(run.folder)
     return SeedResult(
-        run.seed,
-        zero_shot,
-        tuning_report(run.folder),
-        found.dev,
-        found.test,
-        list(found.history),
-        found.best_step,
-        found.num_updates,
-        found.model.num_parameters,
-        round(sum(line["seconds"] for line in updates), 3),
-        int(sum(line["tokens"] for line in updates)),
+        seed=run.seed,
+        zero_shot=zero_shot,
+        tuning=tuning_report(run.folder),
+        dev=found.dev,
+        test=found.test,
+        history=list(found.history),
+        best_step=found.best_step,
+        num_updates=found.num_updates,
+        parameters=found.model.num_parameters,
+        seconds=round(sum(line["seconds"] for line in updates), 3),
+        tokens=int(sum(line["tokens"] for line in updates)),
     )
 
 
@@ -203,7 +217,7 @@ def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
     options = run.plan.options
     if options.format == "none":
         return
-    notes = {"command": command_line(options, positional=("model",)), **dataclasses.asdict(result)}
+    notes = {"command": command_line(options), **dataclasses.asdict(result)}
     notes.pop("history")
     save_model(
         model,
@@ -221,12 +235,18 @@ def _conditions(plan: FinetunePlan, original: Model) -> dict[str, Any]:
     task, own = plan.task, has_own_head(original, plan)
     sizes = {"train": len(task.train), "dev": len(task.dev), "test": 0 if task.test is None else len(task.test)}
     facts = {"name": task.name, "source": task.source, "examples": sizes, "metrics": list(task.metrics)}
-    precisions = {} if plan.recipe.precision == "float32" else {"precision": "bfloat16, parameters and scores float32"}
     return {
-        "command": command_line(plan.options, positional=("model",)),
+        "command": command_line(plan.options),
         "model": describe_model(original),
         "head": "the checkpoint's own" if own else "fresh",
         "task": {**facts, "labels": list(task.labels)},
         "recipe": dataclasses.asdict(plan.recipe),
-        "environment": environment() | precisions,
+        "environment": _environment(plan, original),
     }
+
+
+def _environment(plan: FinetunePlan, original: Model) -> dict[str, Any]:
+    if plan.recipe.precision != "float32":
+        return environment() | {"precision": f"{plan.recipe.precision}, parameters and scores float32"}
+    with jax.default_matmul_precision("highest"):  # as `fit` trains
+        return environment(original.params)

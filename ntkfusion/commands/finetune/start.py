@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines, forget_after
 from ntkfusion.utils.files import read_json, write_json
 from ntkfusion.utils.parameter_paths import flatten
-from ntkfusion.utils.progress import TrainingBar
+from ntkfusion.utils.progress import Progress
 
 #: Texts of the training set that a compression method may look at.
 CALIBRATION_TEXTS = 2000
@@ -45,8 +44,7 @@ class SeedRun:
         data: the task's examples, tokenised.
         seed: the seed.
         folder: where its results go.
-        bar: shows what is being done.
-        check: raises KeyboardInterrupt if there was one.
+        progress: shows what is being done, and carries Ctrl-C.
     """
 
     plan: FinetunePlan
@@ -54,8 +52,7 @@ class SeedRun:
     data: Data
     seed: int
     folder: Path
-    bar: TrainingBar
-    check: Callable[[], None]
+    progress: Progress
 
     def forget_steps(self) -> None:
         """Delete what only an interrupted run needs."""
@@ -75,7 +72,7 @@ def starting_model(run: SeedRun) -> Model:
     if start.exists():
         return load_model(str(start))
     if not compressed.exists():
-        run.bar.say(f"seed {run.seed}: {run.plan.options.compress} at width {run.plan.options.width:g}")
+        run.progress.say(f"seed {run.seed}: {run.plan.options.compress} at width {run.plan.options.width:g}")
         _keep(_compressed(run), compressed)
     small = load_model(str(compressed))
     check_trainable(run.plan, small, run.data)
@@ -117,7 +114,7 @@ def check_trainable(plan: FinetunePlan, model: Model, data: Data) -> None:
 
 
 def layer_recipe(recipe: Recipe) -> Recipe:
-    """How layers are tuned: one pass at the same rate, constant, without decay and dropout (methods.md 1.5)."""
+    """How layers are tuned: one pass at the same rate, constant, without decay and dropout."""
     changed = {"epochs": 1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0, "dropout": False}
     return dataclasses.replace(recipe, optimizer="adamw", clip_norm=None, **changed)
 
@@ -145,7 +142,7 @@ def _tuned(run: SeedRun, small: Model) -> Model:
         lines = JsonLines(folder / TUNING_LINES)
         stack.callback(lines.close)
         total = recipe.num_updates(len(task.train))
-        shown = run.bar.tracker(f"seed {run.seed}, layers", total, store.step or 0, run.check)
+        shown = run.progress.tracker(f"seed {run.seed}, layers", total, store.step or 0)
         teacher = with_head(run.original, run.plan, run.seed)
         tuned, report = tune_layers(
             small,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ntkfusion.commands.options import ModelArgument
+from ntkfusion.commands.protocol import ModelArgument
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,7 +163,7 @@ class NetworkProblem:
 
 
 #: A kernel that is fully specified: what it is of, on which examples, and how it is computed.
-Problem = BlockProblem | NetworkProblem
+KernelProblem = BlockProblem | NetworkProblem
 
 
 def parameter_groups(model: Model, scope: str) -> dict[str, str]:

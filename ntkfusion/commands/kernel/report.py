@@ -1,40 +1,40 @@
-"""What ``ntkfusion kernel`` prints."""
+"""What ``ntkfusion kernel`` writes and prints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from ntkfusion.reporting.kernel_file import KernelFile
-from ntkfusion.reporting.kernel_plots import VALUES, Spectrum, describe
+from ntkfusion.commands.kernel.run import KernelResult
+from ntkfusion.commands.protocol import print_lines
+from ntkfusion.reporting.kernel_file import KernelFile, save_kernel_file
+from ntkfusion.reporting.kernel_plots import VALUES, Spectrum, describe, kernel_figure, spectrum_figure
+from ntkfusion.reporting.plots import save_png
 from ntkfusion.utils.memory import show_size
 
 #: Leading eigenvalues or singular values that are printed.
 LEADING = 3
 
 
-def print_kernel(file: KernelFile, spectra: Mapping[str, Spectrum], files: Sequence[Path], console: Console) -> None:
-    """Print what was computed and under which conditions, the groups, and where the files are.
+def write(result: KernelResult, folder: Path) -> None:
+    """Write the kernel, its heat map and its spectrum."""
+    numbers, heatmap, spectrum = (folder / name for name in result.plan.output.files)
+    save_kernel_file(result.file, numbers)
+    save_png(kernel_figure(result.file), heatmap)
+    save_png(spectrum_figure(result.file, result.spectra), spectrum)
 
-    Args:
-        file: the kernel.
-        spectra: from `spectra_of`.
-        files: what was written.
-        console: where to.
-    """
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    say(f"{describe(file)}: {' × '.join(str(length) for length in file.kernel.shape)}")
-    say(conditions_line(file))
-    console.print(groups_table(file, spectra))
-    say(memory_line(file))
-    say(time_line(file))
-    say(f"Files: {', '.join(str(path) for path in files)}")
+def show(result: KernelResult, console: Console) -> None:
+    """Print what was computed and under which conditions, the groups, and where the files are."""
+    file = result.file
+    size = " × ".join(str(length) for length in file.kernel.shape)
+    print_lines(console, f"{describe(file)}: {size}", conditions_line(file))
+    console.print(groups_table(file, result.spectra))
+    files = ", ".join(str(path) for path in result.plan.output.paths)
+    print_lines(console, memory_line(file), time_line(file), f"Files: {files}")
 
 
 def conditions_line(file: KernelFile) -> str:

@@ -1,4 +1,4 @@
-"""The job behind ``ntkfusion kernel``, from options to a kernel with its conditions."""
+"""The work of ``ntkfusion kernel``, from options to a kernel with its conditions and its spectra."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import functools
 import operator
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,56 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.commands.conditions import (
-    check_seed,
-    command_line,
-    describe_model,
-    describe_text,
-    environment,
-    read_text,
-)
+from ntkfusion.commands.conditions import command_line, describe_model, environment
 from ntkfusion.commands.kernel.options import Kernel
-from ntkfusion.commands.kernel.problem import BlockProblem, NetworkProblem, Problem
+from ntkfusion.commands.kernel.problem import BlockProblem, KernelProblem, NetworkProblem
+from ntkfusion.commands.request import check_at_least, check_seed, flag, results_path
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.data.block_inputs import collect_block_inputs
+from ntkfusion.data.calibration import describe_text, read_text
 from ntkfusion.data.text import split_sentences
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.distance.kernel_distance import relative_error
+from ntkfusion.kernels.distance.kernel_distance import effective_rank, relative_error
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.kernels.oracles.neural_tangents import load_neural_tangents
 from ntkfusion.models.model import Model
 from ntkfusion.reporting.kernel_file import KernelFile
-from ntkfusion.utils.files import check_files
+from ntkfusion.reporting.kernel_plots import Spectrum
+from ntkfusion.utils.files import Output
 from ntkfusion.utils.memory import memory_limit, show_size
-from ntkfusion.utils.progress import Advance
-
-#: How often `run` reports progress.
-STEPS = 5
+from ntkfusion.utils.progress import Progress
 
 #: Options that say something about one kind of scope only.
 _BLOCK_OPTIONS, _NETWORK_OPTIONS = ("tokens", "words_only"), ("examples", "max_length", "readouts")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class KernelPlan:
     """A checked request: options, the layer of a block scope (else None), the text, and the files to write."""
 
     options: Kernel
     layer: int | None
     sentences: tuple[str, ...]
-    files: tuple[Path, Path, Path]
+    output: Output
+    steps: int = 6
 
 
-def make_plan(options: Kernel) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class KernelResult:
+    """A kernel.
+
+    Attributes:
+        plan: the request.
+        file: the kernel with everything that is to be known about it.
+        spectra: from `spectra_of`.
+    """
+
+    plan: KernelPlan
+    file: KernelFile
+    spectra: Mapping[str, Spectrum]
+
+
+def plan(options: Kernel) -> KernelPlan:
     """Check everything that can be checked without the model.
 
     Raises:
@@ -65,20 +75,20 @@ def make_plan(options: Kernel) -> Plan:
         OutputExistsError: if a file would be overwritten that must not be.
     """
     layer = parse_scope(options.scope)
-    _check_numbers(options)
+    check_at_least(options, tokens=1, examples=1, max_length=2, readouts=1)
+    check_seed(options.seed)
+    memory_limit(options.memory_limit)
     others = _BLOCK_OPTIONS if layer is None else _NETWORK_OPTIONS
     for field in dataclasses.fields(options):
         if field.name in others and getattr(options, field.name) != field.default:
-            raise InputError(
-                f"--{field.name.replace('_', '-')} says nothing about --scope {options.scope}; leave it out"
-            )
+            raise InputError(f"{flag(field.name)} says nothing about --scope {options.scope}; leave it out")
     if options.reference and options.kind == "sign":
         raise InputError("--reference needs --kind sgd: neural-tangents has no sign kernel")
-    files = output_files(options)
-    check_files(files, overwrite=options.overwrite)
+    output = output_files(options)
+    output.check()
     if options.reference:
         load_neural_tangents()
-    return Plan(options, layer, tuple(read_text(options.text)), files)
+    return KernelPlan(options, layer, tuple(read_text(options.text)), output)
 
 
 def parse_scope(scope: str) -> int | None:
@@ -96,68 +106,55 @@ def parse_scope(scope: str) -> int | None:
     return None if found[1] is None else int(found[1])
 
 
-def output_files(options: Kernel) -> tuple[Path, Path, Path]:
+def output_files(options: Kernel) -> Output:
     """Where kernel, heat map and spectrum go.
 
     Raises:
         InputError: if the name of the kernel file does not end in ``.npz``.
     """
     name = f"kernel-{Path(options.model).name}-{options.scope.replace(':', '-')}-{options.kind}.npz"
-    out = options.out or Path("results") / name
+    out = results_path(options.out, name)
     if out.suffix != ".npz" or not out.stem:
         raise InputError(f"--out must name a file that ends in .npz, got {str(out)!r}")
-    return out, out.with_suffix(".png"), out.with_name(f"{out.stem}_spectrum.png")
+    files = (out.name, f"{out.stem}.png", f"{out.stem}_spectrum.png")
+    return Output(out.parent, files, overwrite=options.overwrite)
 
 
-def _check_numbers(options: Kernel) -> None:
-    least = {"tokens": 1, "examples": 1, "max_length": 2, "readouts": 1}
-    for name, value in least.items():
-        if getattr(options, name) < value:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(options, name)}")
-    check_seed(options.seed)
-    memory_limit(options.memory_limit)
-
-
-def run(plan: Plan, advance: Advance) -> KernelFile:
+def run(plan: KernelPlan, progress: Progress) -> KernelResult:
     """Load the model, read the text and compute the kernel.
-
-    Args:
-        plan: from `make_plan`.
-        advance: told what is being done and how many of `STEPS` are finished.
-
-    Returns:
-        The kernel with everything that is to be known about it.
 
     Raises:
         NTKFusionError: if the model cannot be loaded, has no such layer or no tokenizer, or memory does not suffice.
     """
     with jax.default_matmul_precision("highest"):
-        return _run(plan, advance)
+        file = _compute(plan, progress)
+    progress.advance("spectra", 5)
+    return KernelResult(plan, file, spectra_of(file))
 
 
-def _run(plan: Plan, advance: Advance) -> KernelFile:
+def _compute(plan: KernelPlan, progress: Progress) -> KernelFile:
     start, options = time.perf_counter(), plan.options
-    advance("loading the model", 0)
+    progress.advance("loading the model", 0)
     model = load_model(options.model)
-    advance("reading the text", 1)
+    progress.advance("reading the text", 1)
     problem, sentences = _pose(plan, model)
     limit = memory_limit(options.memory_limit)
     if options.reference:
         _check_reference(problem, limit)
-    advance("compiling", 2)
+    progress.advance("compiling", 2)
     begun = time.perf_counter()
     memory = dataclasses.asdict(problem.estimate(options.kind, limit))
-    advance(f"computing the kernel of {problem.count} {problem.option}", 3)
+    progress.advance(f"computing the kernel of {problem.count} {problem.option}", 3)
     kernel, groups = _kernels(problem, options.kind, limit)
     seconds = {"kernel": time.perf_counter() - begun}
-    advance("computing it again by neural-tangents" if options.reference else "finishing", 4)
+    progress.advance("computing it again by neural-tangents" if options.reference else "finishing", 4)
     reference = _compare_with_reference(problem, kernel) if options.reference else {}
     seconds["total"] = time.perf_counter() - start
     conditions = {**_conditions(plan, model), **problem.facts, "memory": memory, **reference, "seconds": seconds}
     return KernelFile(kernel, groups, problem.inputs, sentences, conditions)
 
 
-def _kernels(problem: Problem, kind: Kind, limit: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _kernels(problem: KernelProblem, kind: Kind, limit: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The whole and its parts."""
     groups = {name: np.asarray(part) for name, part in problem.groups(kind, limit).items()}
     kernel = functools.reduce(operator.add, groups.values())
@@ -166,7 +163,7 @@ def _kernels(problem: Problem, kind: Kind, limit: int) -> tuple[np.ndarray, dict
     return kernel, groups
 
 
-def _pose(plan: Plan, model: Model) -> tuple[Problem, tuple[str, ...]]:
+def _pose(plan: KernelPlan, model: Model) -> tuple[KernelProblem, tuple[str, ...]]:
     """The problem, and the sentences it comes from."""
     options = plan.options
     distinct = list(dict.fromkeys(plan.sentences))
@@ -186,7 +183,7 @@ def _pose(plan: Plan, model: Model) -> tuple[Problem, tuple[str, ...]]:
     return problem, chosen
 
 
-def _check_reference(problem: Problem, limit: int) -> None:
+def _check_reference(problem: KernelProblem, limit: int) -> None:
     """Refuse a reference that does not fit, and say what would."""
     needed = problem.reference_bytes(problem.count)
     if needed <= limit:
@@ -199,14 +196,14 @@ def _check_reference(problem: Problem, limit: int) -> None:
     )
 
 
-def _compare_with_reference(problem: Problem, kernel: np.ndarray) -> dict[str, Any]:
+def _compare_with_reference(problem: KernelProblem, kernel: np.ndarray) -> dict[str, Any]:
     begun = time.perf_counter()
     reference = jax.block_until_ready(problem.reference())
     seconds = time.perf_counter() - begun
     return {"reference": {"relative_frobenius": relative_error(jnp.asarray(kernel), reference), "seconds": seconds}}
 
 
-def _conditions(plan: Plan, model: Model) -> dict[str, Any]:
+def _conditions(plan: KernelPlan, model: Model) -> dict[str, Any]:
     options = plan.options
     return {
         "command": command_line(options),
@@ -215,5 +212,30 @@ def _conditions(plan: Plan, model: Model) -> dict[str, Any]:
         "kind": options.kind,
         "text": describe_text(options.text),
         "seed": options.seed,
-        "environment": environment(),
+        "environment": environment(model.params),
     }
+
+
+def spectra_of(file: KernelFile) -> dict[str, Spectrum]:
+    """The spectrum of the whole kernel, under "all", and of every group, in float64.
+
+    A network kernel [N, N, C, C] is taken as a matrix of N·C rows and columns.
+    """
+    kernels = {"all": file.kernel, **file.groups}
+    whole = float(np.trace(_matrix(file.kernel)))
+    return {name: _spectrum(_matrix(kernel), file.conditions["kind"], whole) for name, kernel in kernels.items()}
+
+
+def _spectrum(matrix: np.ndarray, kind: str, whole: float) -> Spectrum:
+    values = np.abs(np.linalg.eigvalsh(matrix)) if kind == "sgd" else np.linalg.svd(matrix, compute_uv=False)
+    values = np.sort(values)[::-1]
+    largest = values[0] if values[0] > 0 else 1.0
+    rank = effective_rank(jnp.asarray(values / largest, jnp.float32))
+    return Spectrum(values, rank, float(np.trace(matrix) / whole) if whole else 0.0)
+
+
+def _matrix(kernel: np.ndarray) -> np.ndarray:
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.ndim == 2:
+        return kernel
+    return kernel.transpose(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)

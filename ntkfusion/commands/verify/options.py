@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ntkfusion.commands.options import Flag
+from ntkfusion.commands.protocol import Flag
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What ``ntkfusion verify`` leaves behind: a table, and a report with figures."""
+"""What ``ntkfusion verify`` prints and writes: a table, and a report with figures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
+from ntkfusion.commands.protocol import print_lines
+from ntkfusion.commands.verify.figures import curve_figure, has_scatter, has_tightness, scatter_figure, tightness_figure
 from ntkfusion.commands.verify.run import Finding, Verification
 from ntkfusion.reporting.html import html_document, html_figure
 from ntkfusion.reporting.plots import save_png
-from ntkfusion.reporting.verification_plots import (
-    curve_figure,
-    has_scatter,
-    has_tightness,
-    scatter_figure,
-    tightness_figure,
-)
 from ntkfusion.verification.check import Row
 
 _HEADER = ("check", "numbers", "rows", "controls that fail", "bound / measured", "seconds", "")
@@ -53,14 +49,21 @@ def verification_table(verification: Verification) -> Table:
     return table
 
 
-def write_verification(verification: Verification, folder: Path) -> None:
+def show(result: Verification, console: Console) -> None:
+    """Print the table, everything that went wrong and where the report is."""
+    console.print(verification_table(result))
+    failures = (f"{found.check.name}: {failure}" for found in result.findings for failure in found.outcome.failures)
+    print_lines(console, *failures, f"Report: {result.plan.output.folder / 'index.html'}")
+
+
+def write(result: Verification, folder: Path) -> None:
     """Write ``results.json``, ``report.md``, the figures as PNG and ``index.html`` into an existing folder."""
-    figures = dict(_figures(verification))
+    figures = dict(_figures(result))
     for name, (figure, _) in figures.items():
         save_png(figure, folder / f"{name}.png")
-    (folder / "results.json").write_text(json.dumps(_numbers(verification), indent=1), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(verification, figures), encoding="utf-8")
-    (folder / "index.html").write_text(_page(verification, figures, folder), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(_numbers(result), indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(result, figures), encoding="utf-8")
+    (folder / "index.html").write_text(_page(result, figures, folder), encoding="utf-8")
 
 
 def _figures(verification: Verification) -> Iterator[tuple[str, tuple[Figure, str]]]:

@@ -1,4 +1,4 @@
-"""The job behind ``ntkfusion verify``: find the checks, run them, keep what they found."""
+"""The work of ``ntkfusion verify``: find the checks, run them, keep what they found."""
 
 from __future__ import annotations
 
@@ -13,13 +13,29 @@ from typing import Any
 
 import ntkfusion
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.commands.conditions import check_seed, command_line, environment, read_text
+from ntkfusion.commands.conditions import command_line, environment
+from ntkfusion.commands.request import check_seed, results_path
 from ntkfusion.commands.verify.options import Verify
+from ntkfusion.data.calibration import read_text
 from ntkfusion.errors import InputError
-from ntkfusion.utils.files import check_output
-from ntkfusion.utils.progress import Advance
-from ntkfusion.verification.check import Check, Outcome, Real, Scope, quick_compilation, run_check
+from ntkfusion.utils.files import Output
+from ntkfusion.utils.progress import Progress
+from ntkfusion.verification.check import Check, Outcome, Real, Scope, double_precision, quick_compilation, run_check
 from ntkfusion.verification.real_blocks import model_blocks, packaged_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyPlan:
+    """A checked request."""
+
+    options: Verify
+    checks: tuple[Check, ...]
+    output: Output
+
+    @property
+    def steps(self) -> int:
+        """How often `run` reports progress: loading the model, and one step per check."""
+        return 1 + len(self.checks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +51,7 @@ class Finding:
 class Verification:
     """All findings with their conditions."""
 
+    plan: VerifyPlan
     findings: tuple[Finding, ...]
     conditions: dict[str, Any]
 
@@ -58,8 +75,8 @@ def find_checks() -> dict[str, Check]:
     return {check.name: check for check in loaded}
 
 
-def chosen_checks(options: Verify) -> list[Check]:
-    """The checks that a request means.
+def plan(options: Verify) -> VerifyPlan:
+    """Find the checks that a request means.
 
     Raises:
         InputError: for an unknown or repeated name, a bad seed or an unusable output.
@@ -72,68 +89,60 @@ def chosen_checks(options: Verify) -> list[Check]:
         raise InputError(
             f"--checks takes names, each once, out of {', '.join(checks)}; got {', '.join(options.checks)}"
         )
-    check_output(output_folder(options), overwrite=options.overwrite)
-    return [check for name, check in checks.items() if not options.checks or name in options.checks]
+    output = Output(results_path(options.out, "verify"), overwrite=options.overwrite)
+    output.check()
+    chosen = (check for name, check in checks.items() if not options.checks or name in options.checks)
+    return VerifyPlan(options, tuple(chosen), output)
 
 
-def output_folder(options: Verify) -> Path:
-    """Where the report goes."""
-    return options.out or Path("results") / "verify"
-
-
-def run(options: Verify, checks: list[Check], advance: Advance) -> Verification:
-    """Run checks one after the other.
-
-    Args:
-        options: the request.
-        checks: from `chosen_checks`.
-        advance: told what is being done and how many steps (one more than checks) are finished.
-
-    Returns:
-        The findings.
+def run(plan: VerifyPlan, progress: Progress) -> Verification:
+    """Run checks one after the other; two at a time if they are quick.
 
     Raises:
         NTKFusionError: if the user's model cannot be loaded or has no dense block.
     """
-    advance("loading the model", 0)
-    if options.quick and len(checks) > 2 and (os.cpu_count() or 1) > 1:
-        findings, models = _two_at_a_time(options, checks, advance)
+    options = plan.options
+    progress.advance("loading the model", 0)
+    if options.quick and len(plan.checks) > 2 and (os.cpu_count() or 1) > 1:
+        findings, models = _two_at_a_time(plan, progress)
     else:
-        findings, models = _in_turn(options, checks, advance)
+        findings, models = _in_turn(plan, progress)
+    with double_precision():
+        facts = environment()
     conditions = {
         "command": command_line(options, positional=()),
         "models": models,
         "seed": options.seed,
-        "environment": environment() | {"precision": "float64"},
+        "environment": facts,
     }
-    return Verification(tuple(findings), conditions)
+    return Verification(plan, tuple(findings), conditions)
 
 
-def _in_turn(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
-    findings = []
+def _in_turn(plan: VerifyPlan, progress: Progress) -> tuple[list[Finding], list[str]]:
+    options, findings = plan.options, []
     with quick_compilation(options.quick):
         models = _models(options)
-        for done, check in enumerate(checks, start=1):
-            advance(check.name, done)
+        for done, check in enumerate(plan.checks, start=1):
+            progress.advance(check.name, done)
             scope = Scope(options.quick, options.seed, models)
             findings.append(Finding(check, *run_check(check, scope)))
     return findings, [real.name for real in models]
 
 
-def _two_at_a_time(options: Verify, checks: list[Check], advance: Advance) -> tuple[list[Finding], list[str]]:
+def _two_at_a_time(plan: VerifyPlan, progress: Progress) -> tuple[list[Finding], list[str]]:
     """Two processes: a quick run mostly compiles, on one core each; controls exchange functions, so no threads."""
     found = {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_by_name, options, check.name): check for check in checks}
+        running = {pool.submit(_by_name, plan.options, check.name): check for check in plan.checks}
         try:
             for done, future in enumerate(as_completed(running), start=1):
                 found[running[future].name] = future.result()
-                advance(f"{running[future].name} is done", done)
+                progress.advance(f"{running[future].name} is done", done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    findings = [Finding(check, *found[check.name][:2]) for check in checks]
-    return findings, found[checks[0].name][2]
+    findings = [Finding(check, *found[check.name][:2]) for check in plan.checks]
+    return findings, found[plan.checks[0].name][2]
 
 
 def _by_name(options: Verify, name: str) -> tuple[Outcome, float, list[str]]:

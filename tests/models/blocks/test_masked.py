@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from ntkfusion.commands.inspect.report import blocks_table, parameter_shares
+
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.network.network_kernel import network_kernel
 from ntkfusion.models.bert.config import BertConfig

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 import ntkfusion as nf
-from ntkfusion.commands.main import Command
+from ntkfusion.commands.main import Options
 from ntkfusion.compression.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def test_commands_are_understood():
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if "ntkfusion " in line.partition("#")[0]]
     for words in commands:
-        assert tyro.cli(Command, args=words[words.index("ntkfusion") + 1 :])  # pyright: ignore[reportCallIssue, reportArgumentType]
+        assert tyro.cli(Options, args=words[words.index("ntkfusion") + 1 :])  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert len(commands) > 10
 
 

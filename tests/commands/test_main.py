@@ -35,21 +35,6 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["compare", "--help"], ["inspect", "--help"], ["kernel", "--help"]]
-)
-def test_help_and_version_import_nothing_heavy(arguments):
-    script = (
-        "import sys\nfrom ntkfusion.commands.main import Interrupts, main\n"
-        f"try:\n    main({arguments})\nexcept SystemExit as error:\n    assert not error.code\n"
-        "heavy = {'jax', 'jaxlib', 'flax', 'transformers', 'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy))"
-    )
-    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "HEAVY []" in finished.stdout
-    assert "ntkfusion" in finished.stdout
-
-
 def test_list_methods_explains_each(capsys):
     from ntkfusion.compression.registry import IMPROVEMENTS, METHODS
 

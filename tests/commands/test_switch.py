@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import ntkfusion as nf
 from ntkfusion.commands.compare.options import Compare
-from ntkfusion.commands.compare.run import make_plan
+from ntkfusion.commands.compare.run import plan as plan_comparison
 from ntkfusion.commands.main import main
 from ntkfusion.models.model import abstract_params
 from ntkfusion.models.switch.config import SwitchConfig
@@ -75,7 +75,7 @@ def test_experts_are_compared_one_by_one(report, folder, text):
     model, rows = nf.load_model(folder), read_comparison(report / "results.json").rows
     assert [(row.layer, row.width) for row in rows] == [(layer, 0.25) for layer in range(3)]
     blocks, small = model.mlp_blocks(), nf.compress(model, nf.MLPFusion(0.25, num_restarts=2))[0].mlp_blocks()
-    held_out = nf.collect_block_inputs(model, make_plan(Compare(text=text)).held_out, max_tokens=40, seed=0)
+    held_out = nf.collect_block_inputs(model, plan_comparison(Compare(text=text)).split.held_out, max_tokens=40, seed=0)
     for row in rows:
         x, block = held_out.inputs[row.layer], blocks[row.layer]
         if row.layer == 0:
@@ -98,7 +98,7 @@ def test_routing_is_that_of_the_whole_compressed_network(report, folder, text):
     assert 0 < change.flipped_mass < 1
     model = nf.load_model(folder)
     small, _ = nf.compress(model, nf.MLPFusion(0.25, num_restarts=2))
-    blocks, sentences = model.mlp_blocks(), make_plan(Compare(text=text)).held_out
+    blocks, sentences = model.mlp_blocks(), plan_comparison(Compare(text=text)).split.held_out
     before, after = (nf.collect_block_inputs(one, sentences, max_tokens=40, seed=0).inputs for one in (model, small))
     same = {
         str(layer): np.argmax(before[layer] @ blocks[layer].router, axis=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
-from ntkfusion.reporting.heatmaps import kernel_heatmaps
 
 from ntkfusion.errors import InputError
+from ntkfusion.reporting.kernel_plots import kernel_heatmaps
 from ntkfusion.reporting.plots import save_png
 from ntkfusion.reporting.results import KernelGallery
 

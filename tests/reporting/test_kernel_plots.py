@@ -6,7 +6,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ntkfusion.reporting.kernel_plots import LABEL_LENGTH, describe, kernel_figure, spectra_of, spectrum_figure
+from ntkfusion.commands.kernel.run import spectra_of
+from ntkfusion.reporting.kernel_plots import LABEL_LENGTH, describe, kernel_figure, spectrum_figure
 from ntkfusion.reporting.plots import save_png
 from tests.helpers.kernel_files import kernel_file
 

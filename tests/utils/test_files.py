@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.utils.files import check_files, new_files
+from ntkfusion.utils.files import Output, check_files, new_files
 
 NAMES = ("k.npz", "k.png", "k_spectrum.png")
 
@@ -105,3 +105,20 @@ def test_places_that_cannot_be_written(tmp_path):
         check_files(paths(tmp_path / "file" / "deeper"), overwrite=False)
     check_files(paths(tmp_path / "new" / "deeper"), overwrite=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_output_is_a_folder_files_or_a_folder_that_grows(tmp_path):
+    whole, files = Output(tmp_path / "whole"), Output(tmp_path / "many", NAMES)
+    assert files.paths == tuple(paths(tmp_path / "many"))
+    for output in (whole, files):
+        output.check()
+        with output.opened() as folder:
+            for name in NAMES:
+                (folder / name).write_text("new")
+            assert not any(path.exists() for path in output.paths)
+        with pytest.raises(OutputExistsError, match="pass --overwrite"):
+            output.check()
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {*NAMES, ".ntkfusion"}
+    assert contents(tmp_path / "many") == dict.fromkeys(NAMES, "new")
+    with Output(tmp_path / "many", grows=True).opened() as folder:
+        assert folder == tmp_path / "many"

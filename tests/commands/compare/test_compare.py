@@ -8,24 +8,43 @@ import pytest
 
 import ntkfusion as nf
 from ntkfusion.commands.compare.options import Compare
-from ntkfusion.commands.compare.run import _compress, count_steps, make_plan, run
+from ntkfusion.commands.compare.run import _compress, plan, run
 from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.registry import METHODS, Entry
 from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.errors import InputError
+from ntkfusion.utils.progress import Progress
+
+
+class Told(Progress):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def advance(self, what, done):
+        self.steps.append((what, done))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """Plans look at the folder that a report would have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        yield
 
 
 @pytest.fixture(scope="module")
 def measured():
-    steps = []
     few = {"layers": (3,), "tokens": 24, "calibration_tokens": 40, "restarts": 2}
-    plan = make_plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.5), **few))
-    return plan, steps, run(plan, lambda what, done: steps.append((what, done)))
+    planned, progress = plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.5), **few)), Told()
+    return planned, progress.steps, run(planned, progress)
 
 
 def test_rows_are_what_the_library_gives_by_hand(measured, minilm):
-    plan, _, result = measured
-    held_out = collect_block_inputs(minilm, plan.held_out, max_tokens=24, seed=0)
+    planned, _, result = measured
+    held_out = collect_block_inputs(minilm, planned.split.held_out, max_tokens=24, seed=0)
     small, reports = nf.compress(minilm, nf.MLPFusion(keep_ratio=0.5, num_restarts=2), layers=[3])
     old, new, x = minilm.mlp_blocks()[3], small.mlp_blocks()[3], held_out.inputs[3]
     row = next(row for row in result.comparison.rows if (row.method, row.width) == ("mlp-fusion", 0.5))
@@ -42,14 +61,14 @@ def test_rows_are_what_the_library_gives_by_hand(measured, minilm):
 
 
 def test_progress_counts_to_the_end(measured):
-    plan, steps, _ = measured
-    assert [done for _, done in steps] == list(range(count_steps(plan)))
+    planned, steps, _ = measured
+    assert [done for _, done in steps] == list(range(planned.steps))
 
 
 def test_calibration_and_held_out_sentences_do_not_mix(measured):
-    plan, _, _ = measured
-    assert not set(plan.calibration) & set(plan.held_out)
-    assert len(plan.calibration) == len(plan.held_out) == 160
+    split = measured[0].split
+    assert not set(split.calibration) & set(split.held_out)
+    assert len(split.calibration) == len(split.held_out) == 160
 
 
 def test_calibration_has_its_own_number_of_tokens(measured):
@@ -70,40 +89,39 @@ class Talkative(LayerwiseMethod):
 
 def test_long_methods_say_how_far_they_are(monkeypatch, minilm):
     monkeypatch.setitem(METHODS, "talk", Entry(Talkative, "talks"))
-    plan, steps = make_plan(Compare(methods=("talk",), width=(0.5, 1.0))), []
+    planned, progress = plan(Compare(methods=("talk",), width=(0.5, 1.0))), Told()
     inputs = [jnp.zeros((5, 384))] * 2
-    done = list(_compress(plan, minilm.mlp_blocks()[:2], inputs, lambda *said: steps.append(said)))
+    done = list(_compress(planned, minilm.mlp_blocks()[:2], inputs, progress))
     assert [(name, width) for name, width, _ in done] == [("talk", 0.5), ("talk", 1.0)]
-    assert steps[:3] == [
+    assert progress.steps[:3] == [
         ("talk at width 0.5", 2),
         ("talk at width 0.5: layer 0, 50 %", 2),
         ("talk at width 0.5: layer 1, 100 %", 2),
     ]
-    assert [done for _, done in steps] == [2, 2, 2, 3, 3, 3]
+    assert [done for _, done in progress.steps] == [2, 2, 2, 3, 3, 3]
 
 
 def test_methods_unasked_are_the_main_ones_and_all_are_all(monkeypatch):
     monkeypatch.setitem(METHODS, "for-specialists", Entry(Talkative, "rarely wanted", default=False))
-    main, everything = (make_plan(Compare(methods=asked)).methods for asked in ((), ("all",)))
+    main, everything = (plan(Compare(methods=asked)).methods for asked in ((), ("all",)))
     assert everything == tuple(METHODS)
     assert set(everything) - set(main) == {name for name, entry in METHODS.items() if not entry.default}
     assert "for-specialists" not in main
     assert {"mlp-fusion", "svd", "random-neurons"} <= set(main)
     with pytest.raises(InputError, match="takes no other names"):
-        make_plan(Compare(methods=("svd", "all")))
+        plan(Compare(methods=("svd", "all")))
 
 
 def test_a_method_that_does_not_apply_is_refused_before_any_work():
-    plan = make_plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.001)))
-    steps = []
+    planned, progress = plan(Compare(methods=("mlp-fusion", "svd"), width=(0.25, 0.001))), Told()
     with pytest.raises(InputError, match="choose a larger width"):
-        run(plan, lambda what, done: steps.append(what))
-    assert steps == ["loading the model"]
+        run(planned, progress)
+    assert progress.steps == [("loading the model", 0)]
 
 
 @pytest.mark.parametrize("name", ["mlp-fusion", "mlp-fusion-v2+refit+sgd"])
 def test_restarts_reach_k_means_under_improvements_too(name):
-    method = make_plan(Compare(methods=(name,), restarts=3)).build(name, 0.25)
+    method = plan(Compare(methods=(name,), restarts=3)).build(name, 0.25)
     while isinstance(method, (nf.Refitted, nf.Matched)):
         method = method.method
     assert method.num_restarts == 3

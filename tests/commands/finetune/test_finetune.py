@@ -9,21 +9,26 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tyro
 from rich.console import Console
 
 import ntkfusion as nf
+from ntkfusion.commands.conditions import command_line
 from ntkfusion.commands.finetune import run as finetune_job
 from ntkfusion.commands.finetune import start as finetune_start
-from ntkfusion.commands.finetune.options import Finetune
-from ntkfusion.commands.finetune.plan import make_plan
-from ntkfusion.commands.finetune.report import print_finetuning
+from ntkfusion.commands.finetune.options import Finetune, RecipeOptions
+from ntkfusion.commands.finetune.plan import FinetunePlan, plan
+from ntkfusion.commands.finetune.report import show
 from ntkfusion.commands.finetune.run import Finetuned, SeedResult
-from ntkfusion.commands.main import main
+from ntkfusion.commands.main import Options, main
+from ntkfusion.data.tasks.task import Examples, Task
 from ntkfusion.errors import InputError, OutputExistsError
 from ntkfusion.models.switch.config import SwitchConfig
 from ntkfusion.training import fine_tuning as fit_module
+from ntkfusion.training.optimizer import split
 from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines
+from ntkfusion.utils.files import Output
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -212,8 +217,10 @@ def _interrupt_at(step, log):
     return interrupting
 
 
-def options(folder, table, **changed):
-    return Finetune(**{"model": str(folder), "task": "days", "train": table, "batch_size": 8, **changed})
+def options(folder, table, recipe=None, **changed):
+    """A request; what its recipe does not allow is found when it is planned, as on the command line."""
+    recipe = RecipeOptions(**{"batch_size": 8, **(recipe or {})})
+    return Finetune(**{"model": str(folder), "task": "days", "train": table, "recipe": recipe, **changed})
 
 
 @pytest.mark.parametrize(
@@ -228,8 +235,8 @@ def options(folder, table, **changed):
         ({"rates": ("*/mlp/*=-1",)}, "PATTERN=FACTOR"),
         ({"compress": "svd"}, "pass --merge"),
         ({"compress": "nothing"}, "unknown method"),
-        ({"accumulation": 3}, "equal parts"),
-        ({"learning_rate": 0.0}, "learning_rate must be"),
+        ({"recipe": {"accumulation": 3}}, "equal parts"),
+        ({"recipe": {"learning_rate": 0.0}}, "learning_rate must be"),
         ({"task": "sst2"}, "another name"),
         ({"train": None, "dev": Path("x.csv")}, "which --train gives"),
         ({"train": None, "task": "sst2", "labels": "scores"}, "which --train gives"),
@@ -240,7 +247,7 @@ def options(folder, table, **changed):
 )
 def test_nonsense_is_refused_before_anything_is_loaded(folder, table, tmp_path, changed, message):
     with pytest.raises(InputError, match=message):
-        make_plan(options(folder, table, out=tmp_path / "run", **changed))
+        plan(options(folder, table, out=tmp_path / "run", **changed))
     assert not (tmp_path / "run").exists()
 
 
@@ -248,11 +255,53 @@ def test_other_options_cannot_resume(folder, table, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / ".ntkfusion").touch()
-    (out / "request.json").write_text(json.dumps(finetune_job.request_of(options(folder, table, epochs=2))))
+    (out / "request.json").write_text(json.dumps(finetune_job.request_of(options(folder, table, {"epochs": 2}))))
     with pytest.raises(OutputExistsError, match="--epochs was 2, is 3"):
-        make_plan(options(folder, table, out=out, resume=True))
+        plan(options(folder, table, out=out, resume=True))
     with pytest.raises(OutputExistsError, match="pass --resume"):
-        make_plan(options(folder, table, out=out))
+        plan(options(folder, table, out=out))
+
+
+#: What was written before the recipe had options of its own: `--patience 2 --clip-norm 0 --no-dropout` and defaults.
+OLD_REQUEST = """{
+ "task": "days", "data_dir": null, "dev": null, "test": null, "text": "text", "pair": null, "label": "label",
+ "labels": "auto", "max_train": null, "max_dev": null, "compress": null, "width": 0.25, "layers": [],
+ "tune_layers": false, "seeds": [0], "freeze": [], "probe": false, "rates": [], "learning_rate": 5e-05, "epochs": 3,
+ "batch_size": 32, "accumulation": 1, "max_length": 128, "schedule": "linear", "warmup": 0.06, "weight_decay": 0.01,
+ "clip_norm": 0.0, "no_dropout": true, "precision": "float32", "evaluations": 1, "patience": 2, "keep": "best"
+}"""
+
+
+def parsed(*words):
+    """The options of a command line."""
+    return tyro.cli(Options, args=[str(word) for word in words])
+
+
+def test_a_request_of_before_can_be_resumed(folder, table, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".ntkfusion").touch()
+    request = {**json.loads(OLD_REQUEST), "model": str(folder), "train": str(table)}
+    (out / "request.json").write_text(json.dumps(request))
+    words = ("finetune", folder, "--task", "days", "--train", table, "--out", out, "--resume", "--patience", "2")
+    planned = plan(parsed(*words, "--no-dropout", "--clip-norm", "0"))
+    assert planned.recipe == nf.Recipe(dropout=False, clip_norm=None, patience=2)
+    assert {name: finetune_job.request_of(planned.options)[name] for name in request} == request
+    for other, said in (("--clip-norm", "clip-norm was 0.0, is 1.0"), ("--optimizer", "optimizer was adamw, is sgd")):
+        more = () if other == "--clip-norm" else ("--clip-norm", "0", other, "sgd")
+        with pytest.raises(OutputExistsError, match=said):
+            plan(parsed(*words, "--no-dropout", *more))
+
+
+def test_the_recipe_has_the_flags_it_always_had():
+    recipe = ("--learning-rate", "0.1", "--patience", "0", "--clip-norm", "0", "--no-dropout", "--keep", "last")
+    options = parsed("finetune", "minilm", "--task", "days", *recipe, "--seeds", "1", "2")
+    assert nf.Recipe(**vars(options.recipe)) == nf.Recipe(learning_rate=0.1, clip_norm=None, dropout=False, keep="last")
+    repeated = command_line(options)
+    assert "--learning-rate 0.1 --clip-norm 0 --no-dropout --keep last" in repeated
+    assert command_line(parsed(*repeated.split()[1:])) == repeated
+    with pytest.raises(InputError, match=r"clip_norm must be above 0, got -1\.0"):
+        plan(parsed("finetune", "minilm", "--task", "sst2", "--clip-norm", "-1"))
 
 
 @pytest.mark.parametrize(("seeds", "fits"), [((0, 3), True), ((3, 1, 0), True), ((3,), False)])
@@ -264,23 +313,23 @@ def test_seeds_can_be_added(folder, table, tmp_path, seeds, fits):
         (out / name).write_text(json.dumps(finetune_job.request_of(options(folder, table, seeds=(0, 3)[: 1 + fits]))))
     again = options(folder, table, out=out, resume=True, seeds=seeds)
     if fits:
-        assert make_plan(again).options.seeds == seeds
+        assert plan(again).options.seeds == seeds
         return
     with pytest.raises(OutputExistsError, match="--seeds was"):
-        make_plan(again)
+        plan(again)
 
 
 def test_a_folder_of_others_is_left_alone(folder, table, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     for more in ({"overwrite": True}, {"resume": True}):
         with pytest.raises(OutputExistsError):
-            make_plan(options(folder, table, out=tmp_path, **more))
+            plan(options(folder, table, out=tmp_path, **more))
 
 
 def test_probe_trains_the_head_alone(folder, table, tmp_path):
-    plan = make_plan(options(folder, table, out=tmp_path / "run", probe=True))
-    model = finetune_job.with_head(nf.load_model(folder), plan, seed=0)
-    trained, _ = nf.training.groups.split(model.params, finetune_job.groups_of(plan, model))
+    planned = plan(options(folder, table, out=tmp_path / "run", probe=True))
+    model = finetune_job.with_head(nf.load_model(folder), planned, seed=0)
+    trained, _ = split(model.params, finetune_job.groups_of(planned, model))
     assert sorted(trained) == ["classifier/bias", "classifier/kernel"]
 
 
@@ -296,7 +345,11 @@ def test_what_the_dev_set_chose_is_said(capsys, changed, looks, said):
     seeds = tuple(SeedResult(seed, scores, {}, scores, scores, history, 1, 3, 9, 0.5, 100) for seed in (0, 1))
     task = {"name": "mine", "examples": {"train": 8, "dev": 2}, "source": "mine.csv"}
     conditions = {"task": task, "head": "fresh", "recipe": dataclasses.asdict(nf.Recipe(**changed))}
-    print_finetuning(Finetuned(seeds, conditions, tuple(scores)), Path("out"), Console(width=80))
+    rows = Examples(("a", "b"), None, np.array([0.0, 1.0], np.float32))
+    scored = Task("mine", (), tuple(scores), rows, rows, None, "mine.csv")
+    request = Finetune("minilm", "mine")
+    planned = FinetunePlan(request, nf.Recipe(**changed), (), None, scored, Output(Path("out"), grows=True))
+    show(Finetuned(planned, seeds, {}, conditions), Console(width=80))
     out = capsys.readouterr().out
     assert said in out
     assert "-0.500 ±" in out

@@ -13,10 +13,11 @@ import pytest
 import ntkfusion as nf
 from ntkfusion.commands.kernel.options import Kernel
 from ntkfusion.commands.kernel.problem import network_function, parameter_groups
-from ntkfusion.commands.kernel.run import make_plan, output_files, run
+from ntkfusion.commands.kernel.run import output_files, plan, run
 from ntkfusion.commands.main import main
 from ntkfusion.reporting.kernel_file import load_kernel_file
 from ntkfusion.utils.parameter_paths import group_leaves, parameter_paths
+from ntkfusion.utils.progress import Progress
 from tests.helpers.blocks import relative
 
 TINY = ("--examples", "3", "--max-length", "6")
@@ -79,10 +80,10 @@ def test_block_is_the_closed_form(tmp_path, capsys, minilm):
 
 def test_block_inputs_are_those_that_compare_holds_out(minilm):
     from ntkfusion.commands.compare.options import Compare
-    from ntkfusion.commands.compare.run import make_plan as plan_comparison
+    from ntkfusion.commands.compare.run import plan as plan_comparison
 
-    file = run(make_plan(Kernel(scope="block:2", tokens=7, words_only=True, seed=5)), lambda what, done: None)
-    held_out = plan_comparison(Compare(seed=5)).held_out
+    file = run(plan(Kernel(scope="block:2", tokens=7, words_only=True, seed=5)), Progress()).file
+    held_out = plan_comparison(Compare(seed=5)).split.held_out
     expected = nf.collect_block_inputs(minilm, held_out, max_tokens=7, seed=5, special_tokens=False)
     assert file.labels == expected.tokens
     np.testing.assert_array_equal(file.inputs["block_inputs"], expected.inputs[2])
@@ -175,7 +176,7 @@ def test_interrupting_leaves_the_old_files_or_nothing(tmp_path, capsys, monkeypa
 
     if overwrite:
         (tmp_path / "k.npz").write_text("old")
-    monkeypatch.setattr("ntkfusion.reporting.plots.save_png", interrupted)
+    monkeypatch.setattr("ntkfusion.commands.kernel.report.save_png", interrupted)
     code, _, err = run_kernel(capsys, "--scope", "block:0", "--tokens", 2, "--out", tmp_path / "k.npz", *overwrite)
     assert (code, err) == (130, "ntkfusion: interrupted, nothing is left half-written\n")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"] * len(overwrite)
@@ -190,7 +191,7 @@ def test_reference_of_a_block(tmp_path, capsys):
 
 
 def test_files_are_named_after_what_they_hold():
-    names = [path.as_posix() for path in output_files(Kernel(model="some/model", scope="block:3", kind="sign"))]
+    names = [path.as_posix() for path in output_files(Kernel(model="some/model", scope="block:3", kind="sign")).paths]
     stem = "results/kernel-model-block-3-sign"
     assert names == [f"{stem}.npz", f"{stem}.png", f"{stem}_spectrum.png"]
 

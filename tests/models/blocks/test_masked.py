@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntkfusion.commands.inspect.report import blocks_table, parameter_shares
 
+from ntkfusion.commands.inspect.run import BlockFacts, blocks_table, parameter_parts
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.network.network_kernel import network_kernel
 from ntkfusion.models.bert.config import BertConfig
@@ -105,10 +105,11 @@ def test_a_network_with_a_masked_block_is_the_network_with_the_merged_one(model)
     np.testing.assert_allclose(hidden, expected, atol=1e-6)
     assert masked.mlp_blocks()[0].mask1 is block.mask1
     assert model.num_parameters - masked.num_parameters == block.num_pruned > 0
-    shares = parameter_shares(masked)
+    shares = parameter_parts(masked)
     assert sum(shares.values()) == masked.num_parameters
     assert shares["MLP blocks"] == survivors(block)
-    (cells,) = [column._cells for column in blocks_table(masked).columns if column.header == "parameters"]
+    columns = blocks_table((BlockFacts.of(masked.mlp_blocks()[0]),)).columns
+    (cells,) = [column._cells for column in columns if column.header == "parameters"]
     assert cells == [f"{survivors(block)}"]
 
 

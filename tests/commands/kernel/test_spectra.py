@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkfusion.reporting.kernel_plots import spectra_of
+from ntkfusion.commands.kernel.run import spectra_of
 from tests.helpers.kernel_files import kernel_file
 
 

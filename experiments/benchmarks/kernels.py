@@ -55,7 +55,7 @@ def _console() -> Console:
 
 
 def _write(options: Options, sections: list[Section], folder: Path) -> None:
-    from ntkfusion.commands.compare.run import environment
+    from ntkfusion.commands.conditions import environment
     from ntkfusion.reporting.plots import save_png
 
     command = shlex.join(["python", *sys.argv])

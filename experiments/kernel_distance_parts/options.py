@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from ntkfusion.commands.conditions import check_seed
+from ntkfusion.commands.request import check_seed
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError

@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntkfusion.commands.compare.run import MAX_LENGTH
 from ntkfusion.compression.block_errors import Reference
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, tokenize, unseen_sentences
+from ntkfusion.data.calibration import MAX_LENGTH
 from ntkfusion.data.text import sample_sentences, split_sentences
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model

@@ -17,6 +17,7 @@ import numpy as np
 from ntkfusion._version import __version__
 from ntkfusion.commands.request import flag
 from ntkfusion.models.model import Model
+from ntkfusion.utils.files import Json
 from ntkfusion.utils.parameter_paths import Params
 
 
@@ -51,7 +52,7 @@ def flat_fields(options: Any) -> Iterator[tuple[str, Any, Any]]:
             yield field.name, value, field.default
 
 
-def describe_model(model: Model) -> dict[str, Any]:
+def describe_model(model: Model) -> Json:
     """The facts about a model that a reader of its results needs."""
     config, blocks = model.config, model.mlp_blocks()
     return {
@@ -75,7 +76,7 @@ def left_aside_lines(left_aside: Mapping[str, str]) -> list[str]:
     return [f"left aside: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
 
 
-def environment(params: Params | None = None) -> dict[str, Any]:
+def environment(params: Params | None = None) -> Json:
     """Versions, device and precision of what runs here.
 
     Args:

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments in (["--version"], ["-V"]):
         print(f"ntkfusion {__version__}")
         return
-    options: Any = None
+    options: object = None
     try:
         options = tyro.cli(Options, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
         passed = execute(options)
@@ -94,7 +94,7 @@ def command() -> None:
         raise
 
 
-def execute(options: Any) -> bool:
+def execute(options: object) -> bool:
     """Plan, run, write and show one command.
 
     Args:
@@ -128,7 +128,7 @@ def load_command(options: type) -> Command:
     return Command.load([f"{commands.__name__}.{module}" for module in MODULES[options]])
 
 
-def _prepare_process(options: Any) -> None:
+def _prepare_process(options: object) -> None:
     """Settings that libraries read when they are imported; what the user has set stays."""
     # compressing takes arrays of many sizes, and gaps between those that are kept would add up
     if isinstance(options, Finetune) and options.compress is None:

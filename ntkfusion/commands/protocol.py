@@ -1,6 +1,6 @@
 """What every command is: a dataclass of options, and four functions that `main` calls one after the other.
 
-``plan(options) → Plan`` checks everything that can be checked without the model; ``run(plan, progress)`` does the work
+``plan(options)`` checks everything that can be checked without the model; ``run(plan, progress)`` does the work
 and returns its result; ``write(result, folder)`` writes it into a folder that takes its place afterwards;
 ``show(result, console)`` prints it. Nothing heavy is imported here: options import this module for ``--help``.
 """
@@ -30,7 +30,7 @@ def print_lines(console: Console, *lines: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-class Plan(Protocol):
+class CommandPlan(Protocol):
     """A checked request."""
 
     @property
@@ -53,7 +53,7 @@ class Command:
         show: prints the result.
     """
 
-    plan: Callable[[Any], Plan]
+    plan: Callable[[Any], CommandPlan]
     run: Callable[[Any, Progress], Any]
     write: Callable[[Any, Path], None]
     show: Callable[[Any, Console], None]

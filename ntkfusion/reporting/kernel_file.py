@@ -7,11 +7,11 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ntkfusion.errors import InputError
+from ntkfusion.utils.files import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class KernelFile:
     groups: Mapping[str, np.ndarray]
     inputs: Mapping[str, np.ndarray]
     sentences: tuple[str, ...]
-    conditions: Mapping[str, Any]
+    conditions: Json
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def save_kernel_file(file: KernelFile, path: Path) -> None:
         file: what to write.
         path: ends in ``.npz``; a file of that name is overwritten.
     """
-    members: dict[str, Any] = {
+    members: Json = {
         "kernel": file.kernel,
         **{f"group/{name}": part for name, part in file.groups.items()},
         **{f"inputs/{name}": array for name, array in file.inputs.items()},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntkfusion.errors import InputError
+from ntkfusion.utils.files import Json
 
 #: Version of the layout of ``results.json``; raised when a reader of the old one would be wrong.
 FORMAT = 1
@@ -108,10 +109,10 @@ class Comparison:
 
     rows: tuple[ComparisonRow, ...]
     command: str
-    settings: Mapping[str, Any]
-    model: Mapping[str, Any]
-    inputs: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    settings: Json
+    model: Json
+    inputs: Json
+    environment: Json
     seconds: float
     routing: tuple[RoutingChange, ...] = ()
 
@@ -161,13 +162,13 @@ def read_comparison(path: Path) -> Comparison:
     return comparison
 
 
-def _row(data: dict[str, Any]) -> ComparisonRow:
+def _row(data: Json) -> ComparisonRow:
     experts = data.pop("experts", None)
     found = None if experts is None else tuple(ExpertErrors(**expert) for expert in experts)
     return ComparisonRow(**_numbers(data), experts=found)
 
 
-def _without_empty(data: dict[str, Any], name: str) -> dict[str, Any]:
+def _without_empty(data: Json, name: str) -> Json:
     return data if data[name] else {key: value for key, value in data.items() if key != name}
 
 
@@ -181,5 +182,5 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+def _numbers(row: Json) -> Json:
     return {name: float("nan") if value is None else value for name, value in row.items()}

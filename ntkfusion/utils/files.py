@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ntkfusion.errors import InputError, OutputExistsError
+
+#: An object as JSON has it.
+Json: TypeAlias = dict[str, Any]
 
 #: Inside a folder written by this library; `--overwrite` replaces no other kind of folder.
 MARKER = ".ntkfusion"
@@ -226,6 +229,6 @@ def write_json(path: Path, values: Any) -> None:
         new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """What `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jaxtyping import Array, Float
@@ -19,15 +18,16 @@ from ntkfusion.commands.conditions import command_line, describe_model, environm
 from ntkfusion.commands.request import check_at_least, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
-from ntkfusion.compression.contract import Compressed, Method, Workspace
+from ntkfusion.compression.contract import Compressed, Method
 from ntkfusion.compression.registry import METHODS, build_method, with_clustering
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.data.calibration import CalibrationSplit, describe_text
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.reporting.results import Comparison, ComparisonRow, KernelGallery
-from ntkfusion.utils.files import Output
+from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 
 #: On the command line, every method that there is.
@@ -167,7 +167,7 @@ def _measure(
     inputs = [calibration.inputs[layer] for layer in layers]
     for name, width, compressed in _compress(plan, blocks, inputs, progress):
         for layer, block, report in zip(layers, compressed.blocks, compressed.reports, strict=True):
-            measured: dict[str, Any] = {name: getattr(report, name) for name in SIZES} | references[layer].errors(block)
+            measured: Json = {name: getattr(report, name) for name in SIZES} | references[layer].errors(block)
             rows.append(ComparisonRow(name, layer, width, experts=mixtures.errors(layer, block), **measured))
         mixtures.add(name, width, compressed.blocks)
         gallery.add(name, width, compressed.blocks)
@@ -184,14 +184,14 @@ def _measure(
     return comparison, gallery.galleries()
 
 
-def _settings(plan: ComparePlan, layers: Sequence[int]) -> dict[str, Any]:
+def _settings(plan: ComparePlan, layers: Sequence[int]) -> Json:
     same = {name: getattr(plan.options, name) for name in SETTINGS}
     return {**same, "methods": list(plan.methods), "widths": list(plan.options.width), "layers": list(layers)}
 
 
 def _describe_inputs(
     split: CalibrationSplit, text: Path | None, calibration: BlockInputs, held_out: BlockInputs
-) -> dict[str, Any]:
+) -> Json:
     return {
         "text": describe_text(text),
         "calibration_sentences": calibration.num_sentences,

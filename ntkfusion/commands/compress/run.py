@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -18,14 +17,15 @@ from ntkfusion.commands.conditions import command_line
 from ntkfusion.commands.request import check_at_least, check_fits_format, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
-from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace
+from ntkfusion.compression.contract import BlockReport, Compressed, Method
 from ntkfusion.compression.registry import build_method, with_clustering
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.data.calibration import CalibrationSplit, describe_text
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model
-from ntkfusion.utils.files import Output
+from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 
 #: The format that holds everything.
@@ -61,12 +61,12 @@ class CompressResult:
     model: Model
     reports: Mapping[int, BlockReport]
     errors: Mapping[int, Mapping[str, float]]
-    notes: Mapping[str, Any]
+    notes: Json
     original_parameters: int
     folded: bool
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> Json:
         """What the folder's README says: the notes, and a table with a row per block."""
         rows = {
             layer: {"parameters": report.parameters, "hidden_width": report.hidden_width, **self.errors.get(layer, {})}
@@ -166,7 +166,7 @@ def _errors(
 
 def _facts(
     plan: CompressPlan, layers: Sequence[int], calibration: BlockInputs | None, held_out: BlockInputs | None
-) -> dict[str, Any]:
+) -> Json:
     options = plan.options
     return {
         "command": command_line(options),

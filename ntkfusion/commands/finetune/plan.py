@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from ntkfusion.checkpoints.save import check_request
 from ntkfusion.commands.conditions import flat_fields
@@ -19,7 +18,7 @@ from ntkfusion.errors import InputError, OutputExistsError
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.trackers import summary_writer
-from ntkfusion.utils.files import MARKER, Output, read_json
+from ntkfusion.utils.files import MARKER, Json, Output, read_json
 
 #: The request of a run, in its folder: what `--resume` must find unchanged.
 REQUEST = "request.json"
@@ -137,7 +136,7 @@ def _task(options: Finetune) -> Task:
     )
 
 
-def request_of(options: Finetune) -> dict[str, Any]:
+def request_of(options: Finetune) -> Json:
     """Every option that decides the result, as JSON has it.
 
     All names stand side by side, and what is never done is 0, as when the recipe's names were options of their own.
@@ -179,7 +178,7 @@ def _is_unfinished(folder: Path) -> bool:
     return not (folder / RESULTS).exists() or not all((folder / f"seed-{seed}" / RESULT).exists() for seed in seeds)
 
 
-def _more(before: dict[str, Any], now: dict[str, Any]) -> bool:
+def _more(before: Json, now: Json) -> bool:
     """Whether seeds were added; the smallest one chooses the examples."""
     old, new = set(before.get("seeds", ())), set(now["seeds"])
     return old <= new and min(old, default=None) == min(new)

@@ -19,7 +19,7 @@ from scipy import stats
 from ntkfusion.commands.finetune.run import Finetuned, SeedResult
 from ntkfusion.commands.protocol import print_lines
 from ntkfusion.reporting.plots import RC, save_png
-from ntkfusion.utils.files import new_files
+from ntkfusion.utils.files import Json, new_files
 
 #: Where scores come from, in the order of the table.
 SPLITS = ("zero_shot", "dev", "test")
@@ -80,9 +80,9 @@ def finetuning_table(found: Finetuned) -> Table:
     return table
 
 
-def results_json(found: Finetuned) -> dict[str, Any]:
+def results_json(found: Finetuned) -> Json:
     """Everything as JSON: conditions, seeds, and means with half the width of their 95 % interval."""
-    summary: dict[str, dict[str, Any]] = {}
+    summary: dict[str, Json] = {}
     for split, name in _columns(found):
         mean, half = mean_and_interval([getattr(seed, split)[name] for seed in found.seeds])
         summary.setdefault(split, {})[name] = {"mean": mean, "interval": half, "seeds": len(found.seeds)}

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -32,7 +31,7 @@ from ntkfusion.training.fine_tuning import Fit, fit
 from ntkfusion.training.run import Data
 from ntkfusion.training.store import StateStore, model_digest, task_digest
 from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_after, read_lines
-from ntkfusion.utils.files import MARKER, read_json, write_json
+from ntkfusion.utils.files import MARKER, Json, read_json, write_json
 from ntkfusion.utils.progress import Progress
 
 
@@ -82,7 +81,7 @@ class Finetuned:
     plan: FinetunePlan
     seeds: tuple[SeedResult, ...]
     updates: Mapping[int, Sequence[Mapping[str, float]]]
-    conditions: dict[str, Any]
+    conditions: Json
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -110,7 +109,7 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
     return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original))
 
 
-def updates_in(folder: Path) -> list[dict[str, Any]]:
+def updates_in(folder: Path) -> list[Json]:
     """What was logged at every update of a seed, from its folder; evaluations are left out."""
     return [line for line in read_lines(folder / "metrics.jsonl") if "tokens" in line]
 
@@ -231,7 +230,7 @@ def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
     )
 
 
-def _conditions(plan: FinetunePlan, original: Model) -> dict[str, Any]:
+def _conditions(plan: FinetunePlan, original: Model) -> Json:
     task, own = plan.task, has_own_head(original, plan)
     sizes = {"train": len(task.train), "dev": len(task.dev), "test": 0 if task.test is None else len(task.test)}
     facts = {"name": task.name, "source": task.source, "examples": sizes, "metrics": list(task.metrics)}
@@ -245,7 +244,7 @@ def _conditions(plan: FinetunePlan, original: Model) -> dict[str, Any]:
     }
 
 
-def _environment(plan: FinetunePlan, original: Model) -> dict[str, Any]:
+def _environment(plan: FinetunePlan, original: Model) -> Json:
     if plan.recipe.precision != "float32":
         return environment() | {"precision": f"{plan.recipe.precision}, parameters and scores float32"}
     with jax.default_matmul_precision("highest"):  # as `fit` trains

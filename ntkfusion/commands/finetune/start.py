@@ -13,7 +13,7 @@ from ntkfusion.commands.finetune.plan import FinetunePlan
 from ntkfusion.compression.compress_model import compress
 from ntkfusion.models.model import Model
 from ntkfusion.models.new_head import head_paths, with_new_head
-from ntkfusion.training.layerwise import tune_layers
+from ntkfusion.training.layerwise import TUNE_LAYERS, tune_layers
 from ntkfusion.training.memory import check_training_memory
 from ntkfusion.training.optimizer import Group, rates_of
 from ntkfusion.training.recipe import Recipe
@@ -115,8 +115,8 @@ def check_trainable(plan: FinetunePlan, model: Model, data: Data) -> None:
 
 def layer_recipe(recipe: Recipe) -> Recipe:
     """How layers are tuned: one pass at the same rate, constant, without decay and dropout."""
-    changed = {"epochs": 1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0, "dropout": False}
-    return dataclasses.replace(recipe, optimizer="adamw", clip_norm=None, **changed)
+    names = ("epochs", "optimizer", "schedule", "warmup", "weight_decay", "clip_norm", "dropout")
+    return dataclasses.replace(recipe, **{name: getattr(TUNE_LAYERS, name) for name in names})
 
 
 def tuning_report(folder: Path) -> dict[str, float]:

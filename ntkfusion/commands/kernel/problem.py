@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,17 @@ from ntkfusion.kernels.kinds import Kind
 from ntkfusion.kernels.network.network_kernel import estimate_network_kernel, network_kernel
 from ntkfusion.kernels.oracles.dense_jacobian import block_function
 from ntkfusion.kernels.oracles.neural_tangents import reference_kernel
+from ntkfusion.models.batch import ModelOutput
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model
-from ntkfusion.utils.parameter_paths import matches, parameter_paths
+from ntkfusion.utils.files import Json
+from ntkfusion.utils.parameter_paths import Params, matches, parameter_paths
+
+#: Token ids and attention mask of one sentence.
+Sentence: TypeAlias = Mapping[str, Array]
+
+#: A network as a function of its parameters and one sentence.
+Network: TypeAlias = Callable[[Params, Sentence], Float[Array, " C"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +46,7 @@ class BlockProblem:
     block: Block
     x: Float[Array, "N d"]
     inputs: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
+    facts: Json
     option: str = "tokens"
 
     @classmethod
@@ -89,12 +97,12 @@ class NetworkProblem:
         option: the command line option that says how many examples there are.
     """
 
-    f: Callable[[Any, Any], Float[Array, " C"]]
-    params: Any
+    f: Network
+    params: Params
     examples: Mapping[str, Array]
     patterns: Mapping[str, str]
     inputs: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
+    facts: Json
     option: str = "examples"
 
     @classmethod
@@ -134,7 +142,7 @@ class NetworkProblem:
         """From the compiled programs, which are then used."""
         return estimate_network_kernel(self.f, self.params, self.examples, **self._arguments(kind, limit))
 
-    def _arguments(self, kind: Kind, limit: int) -> dict[str, Any]:
+    def _arguments(self, kind: Kind, limit: int) -> Json:
         return {"kind": kind, "groups": self.patterns, "memory_limit": limit}
 
     def _selected(self) -> dict[str, Array]:
@@ -155,7 +163,7 @@ class NetworkProblem:
         paths, treedef = parameter_paths(self.params), jax.tree.structure(self.params)
         fixed = dict(zip(paths, jax.tree.leaves(self.params), strict=True))
 
-        def g(some: dict[str, Array], example: Any) -> Float[Array, " C"]:
+        def g(some: dict[str, Array], example: Sentence) -> Float[Array, " C"]:
             leaves = {**fixed, **some}
             return self.f(treedef.unflatten([leaves[path] for path in paths]), example)
 
@@ -182,16 +190,19 @@ def parameter_groups(model: Model, scope: str) -> dict[str, str]:
     return groups
 
 
-def network_function(
-    model: Model, readouts: int, seed: int
-) -> tuple[Callable[[Any, Any], Float[Array, " C"]], str, dict[str, np.ndarray]]:
+def network_function(model: Model, readouts: int, seed: int) -> tuple[Network, str, dict[str, np.ndarray]]:
     """The network as a function of one sentence, what it gives in words, and the directions it is read in, if any."""
 
-    def run(params: Any, example: Any) -> Any:
+    def run(params: Params, example: Sentence) -> ModelOutput:
         return model.apply(params, **{name: leaf[None] for name, leaf in example.items()})
 
+    def logits(params: Params, example: Sentence) -> Float[Array, " C"]:
+        found = run(params, example).logits
+        assert found is not None
+        return found[0]
+
     if model.config.head == "sequence-classification":
-        return lambda params, example: run(params, example).logits[0], f"{model.config.num_labels} logits", {}
+        return logits, f"{model.config.num_labels} logits", {}
     width = model.config.hidden_size
     if readouts > width:
         raise InputError(f"--readouts must be at most the model width {width}, got {readouts}")
@@ -200,7 +211,7 @@ def network_function(
     which = model.config.readout_token
     words = f"{readouts} random unit directions (seed {seed}) of the last hidden state of the {which} token"
 
-    def f(params: Any, example: Any) -> Float[Array, " C"]:
+    def f(params: Params, example: Sentence) -> Float[Array, " C"]:
         states = run(params, example).last_hidden_state[0]
         if which == "first":
             return states[0] @ directions

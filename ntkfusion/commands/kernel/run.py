@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ from ntkfusion.kernels.oracles.neural_tangents import load_neural_tangents
 from ntkfusion.models.model import Model
 from ntkfusion.reporting.kernel_file import KernelFile
 from ntkfusion.reporting.kernel_plots import Spectrum
-from ntkfusion.utils.files import Output
+from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.memory import memory_limit, show_size
 from ntkfusion.utils.progress import Progress
 
@@ -196,14 +195,14 @@ def _check_reference(problem: KernelProblem, limit: int) -> None:
     )
 
 
-def _compare_with_reference(problem: KernelProblem, kernel: np.ndarray) -> dict[str, Any]:
+def _compare_with_reference(problem: KernelProblem, kernel: np.ndarray) -> Json:
     begun = time.perf_counter()
     reference = jax.block_until_ready(problem.reference())
     seconds = time.perf_counter() - begun
     return {"reference": {"relative_frobenius": relative_error(jnp.asarray(kernel), reference), "seconds": seconds}}
 
 
-def _conditions(plan: KernelPlan, model: Model) -> dict[str, Any]:
+def _conditions(plan: KernelPlan, model: Model) -> Json:
     options = plan.options
     return {
         "command": command_line(options),

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -17,6 +16,7 @@ from ntkfusion.commands.verify.figures import curve_figure, has_scatter, has_tig
 from ntkfusion.commands.verify.run import Finding, Verification
 from ntkfusion.reporting.html import html_document, html_figure
 from ntkfusion.reporting.plots import save_png
+from ntkfusion.utils.files import Json
 from ntkfusion.verification.check import Row
 
 _HEADER = ("check", "numbers", "rows", "controls that fail", "bound / measured", "seconds", "")
@@ -80,11 +80,11 @@ def _figures(verification: Verification) -> Iterator[tuple[str, tuple[Figure, st
             yield f"{name}-curve{number}", (curve_figure(curve), f"{name}: {curve.title}")
 
 
-def _numbers(verification: Verification) -> dict[str, Any]:
+def _numbers(verification: Verification) -> Json:
     return {"conditions": verification.conditions, "checks": [_finding_numbers(each) for each in verification.findings]}
 
 
-def _finding_numbers(finding: Finding) -> dict[str, Any]:
+def _finding_numbers(finding: Finding) -> Json:
     rows = [
         {
             "case": row.case,

@@ -9,7 +9,6 @@ import runpy
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import ntkfusion
 from ntkfusion.checkpoints.load import load_model
@@ -18,7 +17,7 @@ from ntkfusion.commands.request import check_seed, results_path
 from ntkfusion.commands.verify.options import Verify
 from ntkfusion.data.calibration import read_text
 from ntkfusion.errors import InputError
-from ntkfusion.utils.files import Output
+from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 from ntkfusion.verification.check import Check, Outcome, Real, Scope, double_precision, quick_compilation, run_check
 from ntkfusion.verification.real_blocks import model_blocks, packaged_blocks
@@ -53,7 +52,7 @@ class Verification:
 
     plan: VerifyPlan
     findings: tuple[Finding, ...]
-    conditions: dict[str, Any]
+    conditions: Json
 
     @property
     def passed(self) -> bool:

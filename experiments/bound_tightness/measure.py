@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ntkfusion as nf
-from bound_tightness_parts.blocks import Case
+from experiments.bound_tightness.blocks import LayerCase
+from experiments.common.store import Result
 from ntkfusion.compression.methods.mlp_fusion import fuse, with_plain_means
 from ntkfusion.compression.neurons import neuron_vectors
 from ntkfusion.theory.blocks.output_bounds import output_bound
@@ -19,19 +19,22 @@ from ntkfusion.theory.enclosures.enclosure import Enclosure
 from ntkfusion.theory.enclosures.output_enclosure import output_directions, output_enclosure
 from ntkfusion.theory.enclosures.sgd_enclosure import kernel_directions, sgd_enclosure
 
+#: Entries of an array: all of them, or pairs of a matrix.
+Selection = slice | tuple[np.ndarray, ...]
+
 #: Points of a scatter that are kept.
 POINTS = 400
 
 
 def fused_block(block: nf.MLPBlock, width: float, restarts: int, seed: int) -> tuple[nf.MLPBlock, jax.Array]:
     """V4 from k-means in float32, its centres means in float64, and the labels."""
-    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), block)
+    single = jax.tree.map(lambda array: array.astype(jnp.float32), block)
     count = max(1, round(width * block.hidden_width))
     clusters = nf.kmeans(neuron_vectors(single), count, num_restarts=restarts, seed=seed)
     return fuse(block, with_plain_means(block, clusters), "v4"), clusters.labels
 
 
-def measure(case: Case, width: float, shares: Sequence[float], restarts: int, seed: int) -> dict[str, Any]:
+def measure(case: LayerCase, width: float, shares: Sequence[float], restarts: int, seed: int) -> Result:
     """All ratios of a layer, as plain numbers."""
     block, x = case.block, case.inputs
     fused, labels = fused_block(block, width, restarts, seed)
@@ -39,7 +42,7 @@ def measure(case: Case, width: float, shares: Sequence[float], restarts: int, se
     pairs = np.triu_indices(x.shape[0])
     kernel = np.asarray(nf.block_kernel(block, x))
     gap = np.abs(kernel - np.asarray(nf.block_kernel(fused, x)))[pairs]
-    row: dict[str, Any] = {
+    row: Result = {
         "layer": case.layer,
         "width": width,
         "c": fused.hidden_width,
@@ -70,7 +73,7 @@ def measure(case: Case, width: float, shares: Sequence[float], restarts: int, se
     return row
 
 
-def _compare(row: dict[str, Any], limits: Enclosure, measured: np.ndarray, part: Any) -> dict[str, float]:
+def _compare(row: Result, limits: Enclosure, measured: np.ndarray, part: Selection) -> dict[str, float]:
     """Median, 95 % quantile and largest of upper limit / measured; lower limits' median; violations are counted."""
     upper, lower = np.asarray(limits.upper)[part], np.asarray(limits.lower)[part]
     row["violations"] += int(np.sum(~(upper >= measured)) + np.sum(~(lower <= measured)))
@@ -81,7 +84,7 @@ def _compare(row: dict[str, Any], limits: Enclosure, measured: np.ndarray, part:
     return {"median": median, "high": high, "worst": worst, "norm": whole, "lower": float(np.median(lower / measured))}
 
 
-def _points(limits: Enclosure, measured: np.ndarray, part: Any) -> list[list[float]]:
+def _points(limits: Enclosure, measured: np.ndarray, part: Selection) -> list[list[float]]:
     upper = np.asarray(limits.upper)[part]
     chosen = np.random.default_rng(0).permutation(measured.size)[:POINTS]
     return [[float(measured[i]), float(upper[i])] for i in chosen]

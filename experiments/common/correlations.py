@@ -1,4 +1,4 @@
-"""Does a measure taken before training order the methods as the score after it does?"""
+"""Rank correlations: does one number order the methods as another does, and how sure is that?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,24 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from kernel_distance_parts.network import spearman
+from scipy.stats import rankdata
 
 #: Of a task: a measure and a score, [methods, widths]; NaN where there is none.
 Pair = tuple[Float[np.ndarray, "M W"], Float[np.ndarray, "M W"]]
+
+
+def spearman(pairs: Sequence[tuple[float, float]]) -> float:
+    """Spearman's ρ, the correlation of ranks (of equals: their mean); NaN for fewer than 3 pairs or without spread.
+
+    >>> round(spearman([(1.0, 10.0), (2.0, 5.0), (3.0, 30.0), (4.0, 40.0)]), 6)
+    0.8
+    """
+    if len(pairs) < 3:
+        return float("nan")
+    ranks = rankdata(np.array(pairs), axis=0)
+    if (ranks.std(axis=0) == 0).any():
+        return float("nan")
+    return float(np.corrcoef(ranks.T)[0, 1])
 
 
 def bootstrap(tasks: Sequence[Pair], resamples: int, seed: int = 0) -> tuple[float, float, float]:

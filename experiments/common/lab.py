@@ -8,20 +8,19 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion.commands.compare.run import MAX_LENGTH
 from ntkfusion.compression.block_errors import Reference
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, tokenize, unseen_sentences
+from ntkfusion.data.tasks.load import DATA_DIR, load_task
 from ntkfusion.data.text import sample_sentences, split_sentences
-from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model
 
-VARIABLE = "NTKFUSION_DATA_DIR"
 #: No sentence has fewer tokens: [CLS], a word, [SEP].
 SHORTEST = 3
 
@@ -59,31 +58,17 @@ def load_text() -> Text:
     """SST-2 if the data folder is known, else the packaged sentences.
 
     Raises:
-        InputError: if the folder has no SST-2.
+        InputError: if the folder has no SST-2, or files of it that are broken.
     """
-    folder = os.environ.get(VARIABLE)
+    folder = os.environ.get(DATA_DIR)
     if not folder:
-        return Text(f"packaged sample, split in halves ({VARIABLE} is not set)", None, tuple(sample_sentences()))
-    train, dev = (read_sst2(Path(folder) / "sst2" / f"{name}.tsv") for name in ("train", "dev"))
+        return Text(f"packaged sample, split in halves ({DATA_DIR} is not set)", None, tuple(sample_sentences()))
+    task = load_task("sst2", data_dir=folder)
+    train, dev = (tuple(text.strip() for text in split.first) for split in (task.train, task.dev))
     return Text("SST-2: calibration on train, held-out from dev", train, dev)
 
 
-def read_sst2(path: Path) -> tuple[str, ...]:
-    """The sentences of a table with a header, labels in front, tabs between, and quotes that mean themselves.
-
-    Raises:
-        InputError: if the file is not there or not such a table.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; {VARIABLE} must name a folder with sst2/train.tsv and sst2/dev.tsv")
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[1:] if line.strip()]
-    wrong = next((row for row in rows if len(row) != 2 or row[0] not in ("0", "1")), None)
-    if not rows or wrong is not None:
-        raise InputError(f"{path} must hold lines of a label (0 or 1), a tab and a sentence; got {wrong}")
-    return tuple(row[1].strip() for row in rows)
-
-
-class Lab:
+class SentenceLab:
     """Everything of one seed, made when it is asked for: tokens, the original's kernels, what methods share."""
 
     def __init__(self, model: Model, text: Text, seed: int, layers: tuple[int, ...], tokens: int, calibration: int):
@@ -93,7 +78,7 @@ class Lab:
         self.sentences, self.held_out = text.split(seed)
 
     @cached_property
-    def blocks(self) -> list:
+    def blocks(self) -> list[Block]:
         """The original blocks."""
         every_block = self.model.mlp_blocks()
         return [every_block[layer] for layer in self.layers]
@@ -141,7 +126,7 @@ class Lab:
 def shuffled(inputs: BlockInputs, seed: int) -> BlockInputs:
     """The same tokens in random order, so that their beginnings are samples of all of them."""
     order = np.random.default_rng(seed).permutation(len(inputs.tokens))
-    rows = tuple(x[jax.numpy.asarray(order)] for x in inputs.inputs)
+    rows = tuple(x[jnp.asarray(order)] for x in inputs.inputs)
     return BlockInputs(rows, tuple(inputs.tokens[i] for i in order), inputs.num_sentences)
 
 

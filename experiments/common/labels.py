@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -57,12 +56,11 @@ def place_labels(
         text.set_position(tuple(offset * 72 / figure.dpi))  # points, which stay in place at any resolution
         end = np.clip(0, offset, offset + np.array([box.width, 0]))  # where a line meets the name
         if np.linalg.norm(end) > 1.5 * RADII[0]:
-            _connect(axis, labels[name], tuple(end * 72 / figure.dpi), colour(name))
+            _connect(axis, labels[name], (end[0] * 72 / figure.dpi, end[1] * 72 / figure.dpi), colour(name))
 
 
-def _connect(axis: Axes, point: tuple[float, float], tip: tuple[float, ...], colour: str) -> None:
-    line: dict[str, Any] = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.7}
-    line |= {"shrinkA": 0, "shrinkB": 3}
+def _connect(axis: Axes, point: tuple[float, float], tip: tuple[float, float], colour: str) -> None:
+    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 3}
     axis.annotate("", point, tip, textcoords="offset points", arrowprops=line, zorder=3)
 
 

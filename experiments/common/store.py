@@ -6,12 +6,34 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ntkfusion.errors import InputError, OutputExistsError
 from ntkfusion.utils.files import MARKER, check_files, new_files
+
+#: What a job finds out, as it stands in its file: names → numbers, text, lists and tables of them.
+Result = dict[str, Any]
+
+#: Field of a method → its name in stored settings, which keep the spelling of the first results.
+STORED_NAMES = {"keep_ratio": "width"}
+
+
+def stored_repr(value: object) -> str:
+    """A method, or what holds methods, with all settings: results of older defaults are not taken for new ones.
+
+    Fields that were renamed since have their old names, so that earlier results are found again.
+
+    >>> from ntkfusion.compression.registry import build_method
+    >>> stored_repr(build_method("svd", 0.5))
+    "SVD(width=0.5, split='balanced')"
+    """
+    text = repr(value)
+    for name, stored in STORED_NAMES.items():
+        text = re.sub(rf"\b{name}=", f"{stored}=", text)
+    return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +48,7 @@ class Job:
 
     section: str
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
     @property
     def digest(self) -> str:
@@ -35,7 +57,7 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Store:
+class ResultStore:
     """A folder with a file for every finished job."""
 
     def __init__(self, folder: Path, overwrite: bool) -> None:
@@ -50,7 +72,7 @@ class Store:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
             raise OutputExistsError(f"output folder {folder} holds other files than results of ntkfusion; choose --out")
 
-    def find(self, job: Job) -> dict[str, Any] | None:
+    def find(self, job: Job) -> Result | None:
         """The result of a job if it was done before.
 
         Raises:
@@ -75,18 +97,23 @@ class Store:
         """The jobs that are not done; raises as `find`."""
         return [job for job in jobs if self.find(job) is None]
 
-    def put(self, job: Job, result: Mapping[str, Any]) -> None:
+    def put(self, job: Job, result: Mapping[str, object]) -> None:
         """Write a result; the file is whole or not there."""
         data = {"digest": job.digest, "settings": job.settings, "result": _finite(result)}
         with new_files([self._path(job)], overwrite=True) as (path,):
             path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        self.mark()
+
+    def mark(self) -> None:
+        """Make the folder known as one of ours, which may be written to again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MARKER).touch()
 
     def _path(self, job: Job) -> Path:
         return self.folder / job.section / f"{job.name}.json"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """Numbers that are not finite become null, as JSON has no other word for them."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
@@ -96,5 +123,5 @@ def _finite(value: Any) -> Any:
 
 
 def number(value: float | None) -> float:
-    """A number as `Store.find` gives it; what was not finite is NaN."""
+    """A number as `ResultStore.find` gives it; what was not finite is NaN."""
     return math.nan if value is None else value

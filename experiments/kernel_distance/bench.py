@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
-from kernel_distance_parts.options import Options
-from kernel_distance_parts.store import Job, Store
-from kernel_distance_parts.text import Lab, Text, load_text
+from experiments.common.lab import SentenceLab, Text, load_text
+from experiments.common.store import Job, Result, ResultStore
+from experiments.kernel_distance.options import DistanceOptions
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.errors import InputError
@@ -22,18 +21,18 @@ ERRORS = ("output_error", "sgd_kernel_error", "sign_kernel_error")
 class Bench:
     """A request with everything it needs, made when it is needed."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DistanceOptions) -> None:
         """Check the output folder and read the text; nothing long.
 
         Raises:
             NTKFusionError: if the folder must not be written to, or there is no usable text.
         """
         self.options = options
-        self.store = Store(options.out, options.overwrite)
+        self.store = ResultStore(options.out, options.overwrite)
         self.text: Text = load_text()
         #: what readers of the tables should know
         self.notes: list[str] = []
-        self._lab: Lab | None = None
+        self._lab: SentenceLab | None = None
 
     @cached_property
     def model(self) -> Model:
@@ -45,18 +44,20 @@ class Bench:
         """The layers that are compressed."""
         return check_layers(self.options.layers or None, self.model.config.num_blocks)
 
-    def settings(self, **more: Any) -> dict[str, Any]:
+    def settings(self, **more: object) -> dict[str, object]:
         """The settings that every result depends on, and more."""
         return {"model": self.options.model, "text": self.text.digest, "layers": list(self.layers), **more}
 
-    def lab(self, seed: int) -> Lab:
+    def lab(self, seed: int) -> SentenceLab:
         """The lab of a seed; the one of another seed is given up, so that memory holds one."""
         if self._lab is None or self._lab.seed != seed:
             options = self.options
-            self._lab = Lab(self.model, self.text, seed, self.layers, options.tokens, options.calibration_tokens)
+            self._lab = SentenceLab(
+                self.model, self.text, seed, self.layers, options.tokens, options.calibration_tokens
+            )
         return self._lab
 
-    def run(self, title: str, jobs: Sequence[Job], do: Callable[[Job], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def run(self, title: str, jobs: Sequence[Job], do: Callable[[Job], Result]) -> dict[str, Result]:
         """Do what is missing, one file after the other.
 
         Args:

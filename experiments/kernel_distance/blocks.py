@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from kernel_distance_parts.bench import ERRORS, Bench
-from kernel_distance_parts.figures import distance_figure
-from kernel_distance_parts.options import describe, known
-from kernel_distance_parts.store import Job, number
-from kernel_distance_parts.tables import Section, Table, finite, spread
+from experiments.common.figures import CEILING, MARKERS, hue, is_ours, show_logarithmic, show_widths
+from experiments.common.labels import place_labels
+from experiments.common.store import Job, Result, number
+from experiments.common.tables import ResultTable, Section, finite, mark_best, spread
+from experiments.kernel_distance.bench import ERRORS, Bench
+from experiments.kernel_distance.options import describe, known
 from ntkfusion.compression.contract import Compressed
 from ntkfusion.compression.registry import build_method
-from ntkfusion.reporting.summary import is_best, width_label
+from ntkfusion.reporting.plots import RC
+from ntkfusion.reporting.summary import nearest_width, width_label
 
 #: Which tokens: all kinds, or words only.
 TOKENS = ("", "words_")
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class MethodErrors:
     """One method at one width: every number per seed, errors averaged over layers.
 
     Attributes:
@@ -75,7 +80,7 @@ def _job(bench: Bench, seed: int, width: float, name: str) -> Job:
     return Job("blocks", f"seed{seed}_width{width:g}_{name}", settings)
 
 
-def measure(bench: Bench, seed: int, width: float, name: str) -> dict[str, Any]:
+def measure(bench: Bench, seed: int, width: float, name: str) -> Result:
     """Compress every layer once, and measure it on both kinds of tokens."""
     lab, method = bench.lab(seed), build_method(name, width)
     method.check(lab.blocks)
@@ -97,7 +102,7 @@ def costs(compressed: Compressed) -> dict[str, float]:
     return {"kept": stored / original, "seconds": seconds}
 
 
-def summarise(name: str, width: float, results: list[dict[str, Any] | None]) -> Summary | None:
+def summarise(name: str, width: float, results: list[Result | None]) -> MethodErrors | None:
     """Means over layers, per seed; None if there is no seed. The table says where some are missing."""
     there = [result for result in results if result is not None]
     if not there:
@@ -107,16 +112,16 @@ def summarise(name: str, width: float, results: list[dict[str, Any] | None]) -> 
         key: np.array([np.mean([number(row[key]) for row in result["rows"]]) for result in there]) for key in keys
     }
     values |= {key: np.array([number(result[key]) for result in there]) for key in ("kept", "seconds")}
-    return Summary(name, width, values)
+    return MethodErrors(name, width, values)
 
 
-def _name(summary: Summary, seeds: int) -> str:
+def _name(summary: MethodErrors, seeds: int) -> str:
     """The method, and how many seeds it has if that is not all."""
     found = len(summary.values["kept"])
     return summary.method if found == seeds else f"{summary.method} ({found} of {seeds} seeds)"
 
 
-def _table(bench: Bench, width: float, summaries: list[Summary]) -> Table:
+def _table(bench: Bench, width: float, summaries: list[MethodErrors]) -> ResultTable:
     options = bench.options
     columns = (
         "method",
@@ -135,12 +140,55 @@ def _table(bench: Bench, width: float, summaries: list[Summary]) -> Table:
         name = _name(s, len(options.seeds))
         rows.append([name, *map(s.spread, keys), f"{100 * s.mean('kept'):.1f} %", f"{s.mean('seconds'):.1f}"])
     for place, key in enumerate(keys, start=1):
-        for row, best in zip(rows, is_best(np.array([s.mean(key) for s in summaries])), strict=True):
-            row[place] = f"**{row[place]}**" if best else row[place]
+        mark_best(rows, place, [s.mean(key) for s in summaries])
     seeds = f"mean ± standard deviation over {len(options.seeds)} seeds" if len(options.seeds) > 1 else "one seed"
     note = (
         f"Relative Frobenius errors on {options.tokens} held-out tokens (special tokens among them; then words only), "
         f"kernels traced over outputs; means over {len(bench.layers)} layers, {seeds}. {bench.text.name}; at most "
         f"{options.calibration_tokens} calibration tokens. Seconds for all layers."
     )
-    return Table(f"Blocks at width {width_label(width)}", columns, rows, (note,))
+    return ResultTable(f"Blocks at width {width_label(width)}", columns, rows, (note,))
+
+
+def distance_figure(summaries: Sequence[MethodErrors]) -> Figure:
+    """Output error against SGD kernel error, and against sign kernel error: one line of widths per method.
+
+    Args:
+        summaries: of every method and width.
+
+    Returns:
+        A figure of two panels; each method is named at the width nearest to 1/4.
+    """
+    widths = sorted({summary.width for summary in summaries})
+    named = nearest_width(widths)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(12, 15))
+        panels = {"sgd_kernel_error": "SGD kernel error", "sign_kernel_error": "sign kernel error"}
+        for axis, (error, title) in zip(figure.subplots(2, 1), panels.items(), strict=True):
+            points = {(s.method, s.width): _point(s, error) for s in summaries}
+            _draw_lines(axis, points, widths)
+            show_logarithmic(axis, CEILING)
+            axis.set(xlabel="output error", ylabel=title, title=f"{title} against output error, held-out tokens")
+            axis.margins(0.06)
+            labels = {name: point for (name, width), point in points.items() if width == named}
+            place_labels(axis, labels, list(points.values()), hue, is_ours)
+        show_widths(figure, widths)
+    return figure
+
+
+def _point(summary: MethodErrors, error: str) -> tuple[float, float]:
+    x, y = summary.mean("output_error"), summary.mean(error)
+    return min(x, CEILING), min(y, CEILING)
+
+
+def _draw_lines(axis: Axes, points: Mapping[tuple[str, float], tuple[float, float]], widths: Sequence[float]) -> None:
+    for name in dict.fromkeys(name for name, _ in points):
+        ours = is_ours(name)
+        line = np.array([points[name, width] for width in widths if (name, width) in points])
+        axis.plot(
+            *line.T, color=hue(name), linewidth=2 if ours else 0.8, alpha=1 if ours else 0.45, zorder=3 if ours else 2
+        )
+        for width, marker in zip(widths, MARKERS, strict=False):
+            if (name, width) in points:
+                look = {"s": 95 if ours else 42, "edgecolors": "white", "linewidths": 0.6}
+                axis.scatter(*points[name, width], marker=marker, color=hue(name), zorder=4, **look)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Array
-from scipy.stats import rankdata
 
-from kernel_distance_parts.bench import ERRORS, Bench, mean_errors
-from kernel_distance_parts.options import describe, known
-from kernel_distance_parts.store import Job, number
-from kernel_distance_parts.tables import Section, Table
+from experiments.common.correlations import spearman
+from experiments.common.store import Job, Result, number
+from experiments.common.tables import ResultTable, Section, mark_best
+from experiments.kernel_distance.bench import ERRORS, Bench, mean_errors
+from experiments.kernel_distance.options import describe, known
 from ntkfusion.commands.kernel.problem import NetworkProblem
 from ntkfusion.compression.registry import build_method
 from ntkfusion.kernels.distance.kernel_distance import relative_error
 from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.models.model import Model
-from ntkfusion.reporting.summary import format_error, is_best, width_label
+from ntkfusion.reporting.summary import format_error, width_label
 from ntkfusion.utils.memory import memory_limit
 
 #: Group of parameters → pattern of their paths, tried in this order.
@@ -77,7 +76,7 @@ class _Original:
         self.seed = bench.options.seeds[0]
         self._found: dict[str, Array] | None = None
 
-    def measure(self, name: str) -> dict[str, Any]:
+    def measure(self, name: str) -> Result:
         """Compress all layers; errors of the blocks, of the readouts and of the network's kernels."""
         lab, method = self.bench.lab(self.seed), build_method(name, self.options.network_width)
         method.check(lab.blocks)
@@ -109,16 +108,15 @@ class _Original:
         return found
 
 
-def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(result: Result) -> dict[str, float]:
     return {key: number(result[key]) for key in (*ERRORS, *NETWORK_ERRORS)}
 
 
-def _table(bench: Bench, values: Mapping[str, Mapping[str, float]]) -> Table:
+def _table(bench: Bench, values: Mapping[str, Mapping[str, float]]) -> ResultTable:
     options, keys = bench.options, (*ERRORS, *NETWORK_ERRORS)
     rows = [[name, *(format_error(numbers[key]) for key in keys)] for name, numbers in values.items()]
     for place, key in enumerate(keys, start=1):
-        for row, best in zip(rows, is_best(np.array([numbers[key] for numbers in values.values()])), strict=True):
-            row[place] = f"**{row[place]}**" if best else row[place]
+        mark_best(rows, place, [numbers[key] for numbers in values.values()])
     columns = ("method", "blocks: output", "SGD", "sign", "network: readouts", "SGD, MLP", "SGD, all", "sign, MLP")
     note = (
         f"Relative Frobenius errors. Blocks: means over layers, traced kernels on {options.tokens} held-out tokens. "
@@ -127,10 +125,10 @@ def _table(bench: Bench, values: Mapping[str, Mapping[str, float]]) -> Table:
         f"{bench.text.name}; seed {options.seeds[0]}."
     )
     title = f"Networks with {len(bench.layers)} blocks at width {width_label(options.network_width)}"
-    return Table(title, (*columns, "sign, all"), rows, (note,))
+    return ResultTable(title, (*columns, "sign, all"), rows, (note,))
 
 
-def _correlations(values: Mapping[str, Mapping[str, float]]) -> Table:
+def _correlations(values: Mapping[str, Mapping[str, float]]) -> ResultTable:
     words = {"output_error": "output of the blocks", "readouts": "readouts of the network"}
     words |= {f"{kind}_kernel_error": f"{kind} kernel of the blocks" for kind in KINDS}
     words |= {
@@ -144,18 +142,6 @@ def _correlations(values: Mapping[str, Mapping[str, float]]) -> Table:
         pairs = [pair for pair in pairs if np.isfinite(pair).all()]
         rows.append([words[block], words[network], f"{spearman(pairs):.2f}", str(len(pairs))])
     note = "Spearman's rank correlation over methods; with so few, only large ones say something."
-    return Table("Does a close block make a close network?", ("error of", "against error of", "ρ", "n"), rows, (note,))
-
-
-def spearman(pairs: Sequence[tuple[float, float]]) -> float:
-    """Spearman's ρ, the correlation of ranks (of equals: their mean); NaN for fewer than 3 pairs or without spread.
-
-    >>> round(spearman([(1.0, 10.0), (2.0, 5.0), (3.0, 30.0), (4.0, 40.0)]), 6)
-    0.8
-    """
-    if len(pairs) < 3:
-        return float("nan")
-    ranks = rankdata(np.array(pairs), axis=0)
-    if (ranks.std(axis=0) == 0).any():
-        return float("nan")
-    return float(np.corrcoef(ranks.T)[0, 1])
+    return ResultTable(
+        "Does a close block make a close network?", ("error of", "against error of", "ρ", "n"), rows, (note,)
+    )

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from experiments.common.store import stored_repr
 from ntkfusion.commands.conditions import check_seed
-from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
 
@@ -38,7 +38,7 @@ MAIN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class DistanceOptions:
     """How far methods leave outputs and kernels from the original's: per block, per network, and against data.
 
     Attributes:
@@ -127,6 +127,5 @@ def known(names: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
 
 
 def describe(name: str, width: float) -> str:
-    """The method with all its settings, so that results of older defaults are not taken for new ones."""
-    method: Method = build_method(name, width)
-    return repr(method)
+    """The method with all its settings, as stored results spell it."""
+    return stored_repr(build_method(name, width))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from kernel_distance_parts.bench import ERRORS, Bench, mean_errors
-from kernel_distance_parts.figures import overfitting_figure
-from kernel_distance_parts.options import describe, known
-from kernel_distance_parts.store import Job, number
-from kernel_distance_parts.tables import Section, Table
-from kernel_distance_parts.text import Lab, first, shuffled
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from experiments.common.figures import hue
+from experiments.common.lab import SentenceLab, first, shuffled
+from experiments.common.store import Job, Result, number
+from experiments.common.tables import ResultTable, Section
+from experiments.kernel_distance.bench import ERRORS, Bench, mean_errors
+from experiments.kernel_distance.options import describe, known
 from ntkfusion.compression.block_errors import Reference
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.models.blocks.block import Block
+from ntkfusion.reporting.plots import RC
 from ntkfusion.reporting.summary import format_error, width_label
 
 #: Where errors are measured.
@@ -63,17 +68,17 @@ class _Samples:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.options = bench, bench.options
-        self._lab: Lab | None = None
+        self._lab: SentenceLab | None = None
         self._tokens: BlockInputs | None = None
 
-    def _prepare(self) -> tuple[Lab, BlockInputs]:
+    def _prepare(self) -> tuple[SentenceLab, BlockInputs]:
         if self._lab is None or self._tokens is None:
             bench, options, seed = self.bench, self.options, self.options.seeds[0]
-            self._lab = Lab(bench.model, bench.text, seed, bench.layers, options.tokens, max(options.counts))
+            self._lab = SentenceLab(bench.model, bench.text, seed, bench.layers, options.tokens, max(options.counts))
             self._tokens = shuffled(self._lab.calibration, seed)
         return self._lab, self._tokens
 
-    def measure(self, name: str, count: int) -> dict[str, Any]:
+    def measure(self, name: str, count: int) -> Result:
         """Errors of both variants, where each is matched, on calibration and held-out tokens."""
         lab, tokens = self._prepare()
         sample = first(tokens, count)
@@ -92,11 +97,11 @@ class _Samples:
         return errors
 
 
-def _mean(references: list[Reference], blocks: Any) -> dict[str, float]:
+def _mean(references: list[Reference], blocks: Sequence[Block]) -> dict[str, float]:
     return mean_errors([reference.errors(block) for reference, block in zip(references, blocks, strict=True)])
 
 
-def _table(bench: Bench, curves: Mapping[str, Mapping[int, Any]]) -> Table:
+def _table(bench: Bench, curves: Mapping[str, Mapping[int, Result]]) -> ResultTable:
     options = bench.options
     rows = [
         [name, f"{count:,}", *(format_error(number(result[place][error])) for error in ERRORS for place in PLACES)]
@@ -110,4 +115,38 @@ def _table(bench: Bench, curves: Mapping[str, Mapping[int, Any]]) -> Table:
         f"block to the sign kernel. {bench.text.name}; seed {options.seeds[0]}."
     )
     title = f"Overfitting to calibration tokens, width {width_label(options.overfitting_width)}"
-    return Table(title, ("method", "tokens", *columns), rows, (note,))
+    return ResultTable(title, ("method", "tokens", *columns), rows, (note,))
+
+
+def overfitting_figure(curves: Mapping[str, Mapping[int, Result]]) -> Figure:
+    """Errors on calibration tokens (dashed) and held-out ones against the number of calibration tokens.
+
+    Args:
+        curves: method → number of tokens → where → error → value.
+
+    Returns:
+        A figure of three panels.
+    """
+    panels = {
+        "output_error": "output error",
+        "sgd_kernel_error": "SGD kernel error",
+        "sign_kernel_error": "sign kernel error",
+    }
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(12, 4.6))
+        axes = list(figure.subplots(1, 3, sharey=True))
+        for axis, (error, title) in zip(axes, panels.items(), strict=True):
+            for (name, curve), marker in zip(curves.items(), "osD^vP", strict=False):
+                for place, style in (("held-out", "-"), ("calibration", "--")):
+                    values = [number(result[place][error]) for result in curve.values()]
+                    look = {"linestyle": style, "marker": marker, "color": hue(name)}
+                    axis.plot(list(curve), values, label=f"{name}, {place}", **look)
+            axis.set(title=title, xlabel="calibration tokens", xscale="log")
+            counts = sorted({count for curve in curves.values() for count in curve})
+            axis.xaxis.set_major_locator(FixedLocator(counts))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1024:g}k" if v >= 1024 else f"{v:g}"))
+            axis.set_ylim(bottom=0)
+        axes[0].set_ylabel("relative error, mean over layers")
+        figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=2, handlelength=3.2)
+    return figure

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from kernel_distance_parts.bench import Bench, mean_errors
-from kernel_distance_parts.figures import tradeoff_figure
-from kernel_distance_parts.store import Job, number
-from kernel_distance_parts.tables import Section, Table
+import matplotlib
+from matplotlib.figure import Figure
+
+from experiments.common.figures import hue, show_logarithmic
+from experiments.common.store import Job, Result, number, stored_repr
+from experiments.common.tables import ResultTable, Section
+from experiments.kernel_distance.bench import Bench, mean_errors
 from ntkfusion.compression.matching.constants import match_both
 from ntkfusion.compression.methods.ntk_fusion import NTKFusion, some_inputs
+from ntkfusion.reporting.plots import RC
 from ntkfusion.reporting.summary import format_error, width_label
 
 #: Weights of the SGD kernel's squared relative error; the sign kernel has the rest.
@@ -21,7 +25,7 @@ def tradeoff_section(bench: Bench) -> Section:
     options, width = bench.options, bench.options.overfitting_width
     settings = bench.settings(
         seed=options.seeds[0],
-        options=repr(NTKFusion(width)),
+        options=stored_repr(NTKFusion(width)),
         shares=SHARES,
         tokens=options.tokens,
         calibration_tokens=options.calibration_tokens,
@@ -31,7 +35,7 @@ def tradeoff_section(bench: Bench) -> Section:
     return Section("tradeoff", (_table(bench, result),), result, {"tradeoff": tradeoff_figure(result["curve"])})
 
 
-def _measure(bench: Bench, method: NTKFusion) -> dict[str, Any]:
+def _measure(bench: Bench, method: NTKFusion) -> Result:
     """Errors on held-out tokens for every share, means over layers; the student of a layer is made once."""
     lab = bench.lab(bench.options.seeds[0])
     students = method.compress(lab.blocks, lab.workspace).blocks
@@ -44,7 +48,7 @@ def _measure(bench: Bench, method: NTKFusion) -> dict[str, Any]:
     return {"curve": [{"sgd_share": share, **mean_errors(found)} for share, found in rows.items()]}
 
 
-def _table(bench: Bench, result: dict[str, Any]) -> Table:
+def _table(bench: Bench, result: Result) -> ResultTable:
     options = bench.options
     rows = [
         [f"{point['sgd_share']:g}", *(format_error(number(point[f"{kind}_kernel_error"])) for kind in ("sgd", "sign"))]
@@ -56,4 +60,29 @@ def _table(bench: Bench, result: dict[str, Any]) -> Table:
         f"the output error, {output}. Relative errors on {options.tokens} held-out tokens, means over "
         f"{len(bench.layers)} layers, seed {options.seeds[0]}. {bench.text.name}."
     )
-    return Table("One set of constants for both kernels", ("ω", "SGD kernel", "sign kernel"), rows, (note,))
+    return ResultTable("One set of constants for both kernels", ("ω", "SGD kernel", "sign kernel"), rows, (note,))
+
+
+def tradeoff_figure(curve: Sequence[Result]) -> Figure:
+    """SGD kernel error against sign kernel error along the curve, both logarithmic, each point with its ω.
+
+    Args:
+        curve: points with "sgd_share", "sgd_kernel_error" and "sign_kernel_error".
+
+    Returns:
+        A figure of one panel.
+    """
+    points = [(number(point["sgd_kernel_error"]), number(point["sign_kernel_error"])) for point in curve]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(6.5, 4.2))
+        axis = figure.subplots()
+        axis.plot(*zip(*points, strict=True), marker="o", color=hue("ntk-fusion"))
+        for point, place in zip(curve, points, strict=True):
+            if 0.95 < point["sgd_share"] < 1:  # too close to ω = 1 for a label
+                continue
+            label = f"ω = {point['sgd_share']:g}"
+            axis.annotate(label, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel="SGD kernel error", ylabel="sign kernel error")
+        show_logarithmic(axis)
+        axis.set_title("One set of constants for both kernels")
+    return figure

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
-from kernel_distance_parts.figures import CEILING, MARKERS, hue
-from kernel_distance_parts.labels import place_labels
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from kernel_vs_finetuning_parts.measures import MEASURES
-from kernel_vs_finetuning_parts.options import NONE, Options
-from kernel_vs_finetuning_parts.report import Point
-from kernel_vs_finetuning_parts.runs import Case
+from experiments.common.figures import CEILING, MARKERS, OTHERS_HUE, hue, is_ours, show_widths
+from experiments.common.labels import place_labels
+from experiments.common.store import Result
+from experiments.kernel_vs_finetuning.measures import MEASURES
+from experiments.kernel_vs_finetuning.options import NONE, FinetuningOptions
+from experiments.kernel_vs_finetuning.report import ScorePoint
+from experiments.kernel_vs_finetuning.runs import RunCase
 from ntkfusion.reporting.plots import RC
-from ntkfusion.reporting.summary import width_label
 
 #: Measures that the figure shows: the output, and the kernels of blocks and network.
 SHOWN = ("output_error", "sgd_kernel_error", "sign_kernel_error", "network_sgd")
@@ -27,7 +25,7 @@ SHOWN = ("output_error", "sgd_kernel_error", "sign_kernel_error", "network_sgd")
 SMOOTH = 10
 
 
-def score_figure(options: Options, points: Sequence[Point]) -> Figure:
+def score_figure(options: FinetuningOptions, points: Sequence[ScorePoint]) -> Figure:
     """Scores after fine-tuning against errors before it; a row of panels per task, a dashed line for the original."""
     tasks = [task for task in options.tasks if any(point.task == task for point in points)]
     with matplotlib.rc_context(RC):
@@ -39,19 +37,15 @@ def score_figure(options: Options, points: Sequence[Point]) -> Figure:
                 _draw(axis, options, chosen, measure)
                 axis.set(xlabel=f"error before training: {MEASURES[measure]}", title=task)
             row[0].set_ylabel(f"{chosen[0].metric} after fine-tuning")
-        handles = [
-            Line2D([], [], color="#666666", marker=mark, linestyle="", label=f"width {width_label(w)}")
-            for w, mark in zip(options.widths, MARKERS, strict=False)
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        show_widths(figure, options.widths)
     return figure
 
 
-def _draw(axis: Axes, options: Options, chosen: Sequence[Point], measure: str) -> None:
+def _draw(axis: Axes, options: FinetuningOptions, chosen: Sequence[ScorePoint], measure: str) -> None:
     at, labels = [], {}
     for point in chosen:
         if point.method == NONE:
-            axis.axhline(point.mean("dev"), color="#666666", linestyle="--", linewidth=1)
+            axis.axhline(point.mean("dev"), color=OTHERS_HUE, linestyle="--", linewidth=1)
             continue
         x, y = min(point.mean(measure), CEILING), point.mean("dev")
         mark = MARKERS[options.widths.index(point.width)]
@@ -66,10 +60,10 @@ def _draw(axis: Axes, options: Options, chosen: Sequence[Point], measure: str) -
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(0.12)
     if labels:
-        place_labels(axis, labels, at, hue, lambda name: name.startswith("ntk-fusion"))
+        place_labels(axis, labels, at, hue, is_ours)
 
 
-def curve_figure(found: Mapping[Case, Mapping[str, Any]]) -> Figure:
+def curve_figure(found: Mapping[RunCase, Result]) -> Figure:
     """Losses of the real model (solid) and of its linearisation (dashed)."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(3.6 * len(found), 3.8))

@@ -7,7 +7,8 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
-from kernel_vs_finetuning_parts.options import NONE, Options
+from experiments.common.store import stored_repr
+from experiments.kernel_vs_finetuning.options import NONE, FinetuningOptions
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.compression.compress_model import compress
@@ -23,10 +24,10 @@ CALIBRATION_TEXTS, CALIBRATION_TOKENS = 2000, 8192
 SLOW = ("autoencoder", "autoencoder-linear", "autoencoder-layer", "mmd")
 
 
-class Lab:
+class TaskLab:
     """One task."""
 
-    def __init__(self, options: Options, name: str) -> None:
+    def __init__(self, options: FinetuningOptions, name: str) -> None:
         """Read the task; the model is loaded when it is needed."""
         self.options, self.name = options, name
         whole = load_task(name, seed=0)
@@ -50,14 +51,14 @@ class Lab:
             return self.original
         if method not in SLOW:
             return self.compress(self.original, method, width, seed)
-        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}-{self._key(method, width)}"
+        folder = self.options.out / "models" / f"{method}-{width:g}-seed{seed}-{self.key(method, width)}"
         if not folder.exists():
             save_model(self.compress(self.original, method, width, seed), folder, format="ntkfusion", dtype="float32")
         return load_model(str(folder))
 
-    def _key(self, method: str, width: float) -> str:
+    def key(self, method: str, width: float) -> str:
         """What a kept model depends on, in short: a model or a method of another kind has a folder of its own."""
-        text = repr((self.options.model, build_method(method, width)))
+        text = stored_repr((self.options.model, build_method(method, width)))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def compress(self, model: Model, method: str, width: float, seed: int) -> Model:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from kernel_vs_finetuning_parts.lab import Lab
+from experiments.kernel_vs_finetuning.lab import TaskLab
 from ntkfusion.commands.kernel.problem import NetworkProblem
 from ntkfusion.compression.block_errors import Reference
 from ntkfusion.data.block_inputs import collect_block_inputs
@@ -31,7 +31,7 @@ MEASURES = {
 class Measures:
     """The original on some dev texts, measured once."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: TaskLab) -> None:
         """Measure on a lab's texts."""
         self.lab, self.options = lab, lab.options
         self.texts = lab.task.dev.first

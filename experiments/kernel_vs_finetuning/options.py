@@ -34,7 +34,7 @@ EXAMPLES = {"mrpc": 2048, "rte": 2048, "stsb": 2048}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class FinetuningOptions:
     """Which measure taken before training foretells the score after it?
 
     Attributes:

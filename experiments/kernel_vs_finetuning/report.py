@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from kernel_distance_parts.store import number
-from kernel_distance_parts.tables import Table
 
-from kernel_vs_finetuning_parts.correlations import Pair, bootstrap
-from kernel_vs_finetuning_parts.measures import MEASURES
-from kernel_vs_finetuning_parts.options import NONE, Options
-from kernel_vs_finetuning_parts.runs import Case
+from experiments.common.correlations import Pair, bootstrap
+from experiments.common.store import Result, number
+from experiments.common.tables import ResultTable
+from experiments.kernel_vs_finetuning.measures import MEASURES
+from experiments.kernel_vs_finetuning.options import NONE, FinetuningOptions
+from experiments.kernel_vs_finetuning.runs import RunCase
 from ntkfusion.commands.finetune.report import show_mean
 from ntkfusion.reporting.summary import format_error, width_label
 from ntkfusion.training.linearised import curve_distance
@@ -23,7 +22,7 @@ OUTCOMES = {"zero_shot": "score without training", "dev": "score after fine-tuni
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class ScorePoint:
     """A method at a width on a task: measures and scores, one per seed."""
 
     task: str
@@ -37,13 +36,13 @@ class Point:
         return float(np.mean(self.values[name]))
 
 
-def points(results: Mapping[Case, Mapping[str, Any]]) -> list[Point]:
+def points(results: Mapping[RunCase, Result]) -> list[ScorePoint]:
     """The results of all seeds together."""
-    found: dict[tuple[str, str, float], Point] = {}
+    found: dict[tuple[str, str, float], ScorePoint] = {}
     for case, result in results.items():
         metric = result["metric"]
         point = found.setdefault(
-            (case.task, case.method, case.width), Point(case.task, case.method, case.width, metric, {})
+            (case.task, case.method, case.width), ScorePoint(case.task, case.method, case.width, metric, {})
         )
         scores = {outcome: result[outcome][metric] for outcome in OUTCOMES}
         for name, value in {**{name: result[name] for name in MEASURES}, **scores}.items():
@@ -51,14 +50,14 @@ def points(results: Mapping[Case, Mapping[str, Any]]) -> list[Point]:
     return list(found.values())
 
 
-def score_tables(options: Options, all_points: Sequence[Point]) -> list[Table]:
+def score_tables(options: FinetuningOptions, all_points: Sequence[ScorePoint]) -> list[ResultTable]:
     """A table per task: measures before training, scores with 95 % intervals over seeds."""
     return [
         _score_table(options, task, [point for point in all_points if point.task == task]) for task in options.tasks
     ]
 
 
-def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
+def _score_table(options: FinetuningOptions, task: str, chosen: Sequence[ScorePoint]) -> ResultTable:
     rows = []
     for point in sorted(chosen, key=lambda point: (point.method != NONE, point.width, -point.mean("dev"))):
         measures = ["–" if point.method == NONE else format_error(point.mean(name)) for name in MEASURES]
@@ -77,10 +76,10 @@ def _score_table(options: Options, task: str, chosen: Sequence[Point]) -> Table:
         f"layers; network on {options.kernel_texts} dev texts, two random readouts, all parameters."
     )
     columns = ("method", "width", *OUTCOMES.values(), *MEASURES.values(), "seeds")
-    return Table(f"{task}: {metric}", columns, rows, (note,))
+    return ResultTable(f"{task}: {metric}", columns, rows, (note,))
 
 
-def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
+def correlation_table(options: FinetuningOptions, all_points: Sequence[ScorePoint]) -> ResultTable:
     """Rank correlations of −error with scores, within tasks: per width, over all, and of every task alone."""
     compressed = [point for point in all_points if point.method != NONE]
     choices: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
@@ -101,11 +100,11 @@ def correlation_table(options: Options, all_points: Sequence[Point]) -> Table:
         f"intervals of the percentile bootstrap over methods, each drawn with all its widths and tasks "
         f"({options.resamples} draws, seed 0). Points are means over seeds."
     )
-    return Table("Which measure foretells the score?", ("error of", "foretells", *choices), rows, (note,))
+    return ResultTable("Which measure foretells the score?", ("error of", "foretells", *choices), rows, (note,))
 
 
 def _pairs(
-    tasks: Sequence[str], points: Sequence[Point], widths: Sequence[float], measure: str, outcome: str
+    tasks: Sequence[str], points: Sequence[ScorePoint], widths: Sequence[float], measure: str, outcome: str
 ) -> list[Pair]:
     """−error and score of every task that has both, [methods, widths]."""
     methods, found = list(dict.fromkeys(point.method for point in points)), []
@@ -120,12 +119,12 @@ def _pairs(
     return found
 
 
-def _cell(pairs: Sequence[Pair], options: Options) -> str:
+def _cell(pairs: Sequence[Pair], options: FinetuningOptions) -> str:
     rho, low, high = bootstrap(pairs, options.resamples) if pairs else (np.nan, np.nan, np.nan)
     return "–" if np.isnan(rho) else f"{rho:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def curve_table(found: Mapping[Case, Mapping[str, Any]]) -> Table | None:
+def curve_table(found: Mapping[RunCase, Result]) -> ResultTable | None:
     """How far linearised training is from the real one."""
     if not found:
         return None
@@ -145,7 +144,7 @@ def curve_table(found: Mapping[Case, Mapping[str, Any]]) -> Table | None:
         "compares the compressed model's real losses with the original's."
     )
     columns = ("method", f"first {count // 2} updates", f"{count} updates", "real, to the original's")
-    return Table("Linearised against real training", columns, rows, (note,))
+    return ResultTable("Linearised against real training", columns, rows, (note,))
 
 
 def _apart(losses: Sequence[float], original: Sequence[float]) -> str:

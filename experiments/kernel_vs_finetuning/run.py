@@ -1,59 +1,38 @@
-"""Does the kernel tell the truth? Measures taken before training against scores after it.
-
-Every method at every width compresses a pretrained model; errors of outputs and kernels are measured, then the model
-is fine-tuned. Rank correlations say which measure orders the methods as their scores do. Beside that: training of the
-model linearised at its start, which is what its tangent kernel predicts, against real training.
-
-Run it: ``uv run experiments/kernel_vs_finetuning.py`` (many hours on two cores; ``--tasks sst2 --seeds 0 --max-train
-640 --methods none svd random-neurons --widths 0.5 --linearised none`` some minutes). Tasks: ``$NTKFUSION_DATA_DIR``,
-else the hub. It can be stopped and started again: what is in the output folder is not computed twice.
-"""
+"""Every run that is missing, then tables and figures of all that is there."""
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-# read when the library is loaded: LAPACK's own threads fight with XLA's, and an SVD takes 5 to 30 times longer
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+from collections.abc import Callable, Mapping
 
 import jax
-import tyro
-from kernel_distance_parts.store import Job, Store
-from kernel_vs_finetuning_parts.curves import curve_cases, curve_job, curves
-from kernel_vs_finetuning_parts.figures import curve_figure, score_figure
-from kernel_vs_finetuning_parts.lab import Lab
-from kernel_vs_finetuning_parts.measures import Measures
-from kernel_vs_finetuning_parts.options import Options
-from kernel_vs_finetuning_parts.report import correlation_table, curve_table, points, score_tables
-from kernel_vs_finetuning_parts.runs import Case, cases, job, run
 from rich.console import Console
 
+from experiments.common.console import open_console, repeat_command, say
+from experiments.common.store import Job, Result, ResultStore
+from experiments.common.tables import report_text, write_report
+from experiments.kernel_vs_finetuning.figures import curve_figure, score_figure
+from experiments.kernel_vs_finetuning.lab import TaskLab
+from experiments.kernel_vs_finetuning.measures import Measures
+from experiments.kernel_vs_finetuning.options import FinetuningOptions
+from experiments.kernel_vs_finetuning.report import correlation_table, curve_table, points, score_tables
+from experiments.kernel_vs_finetuning.runs import RunCase, cases, curve_cases, curve_job, curves, job, run
 from ntkfusion.commands.conditions import environment
-from ntkfusion.errors import NTKFusionError
-from ntkfusion.reporting.plots import save_png
 from ntkfusion.utils.allocator import give_back_memory
-from ntkfusion.utils.files import MARKER, new_files
 from ntkfusion.utils.progress import progress_bar
 
 #: A run's seconds before the first one is done: what the author's two cores took.
 SECONDS_GUESSED = 180.0
 
 
-def main(options: Options) -> None:
+def main(options: FinetuningOptions) -> None:
     """Do what is missing, then make tables and figures of everything that is there."""
-    console, store = _console(), Store(options.out, options.overwrite)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / MARKER).touch()
+    console, store = open_console(220), ResultStore(options.out, options.overwrite)
+    store.mark()
     # runs that differ in weights alone share compiled programs, in later processes too
     jax.config.update("jax_compilation_cache_dir", str(options.out / "programs"))
-    labs = {task: Lab(options, task) for task in options.tasks}
+    labs = {task: TaskLab(options, task) for task in options.tasks}
     jobs = {case: job(options, labs[case.task], case) for case in cases(options)}
     curve_jobs = {case: curve_job(options, labs[case.task], case) for case in curve_cases(options)}
     if not options.report:
@@ -64,13 +43,7 @@ def main(options: Options) -> None:
     _report(options, console, _found(store, jobs), _found(store, curve_jobs))
 
 
-def _console() -> Console:
-    console = Console()
-    # a pipe gets wide tables, a terminal what fits it
-    return console if console.is_terminal else Console(width=220)
-
-
-def _print_cost(store: Store, jobs: Mapping[Case, Job], options: Options, console: Console) -> None:
+def _print_cost(store: ResultStore, jobs: Mapping[RunCase, Job], options: FinetuningOptions, console: Console) -> None:
     """How many runs there are to do, and how long that takes if they are as fast as those that are done."""
     missing = store.missing(list(jobs.values()))
     done = [result["seconds"] for result in _found(store, jobs).values()]
@@ -83,7 +56,7 @@ def _print_cost(store: Store, jobs: Mapping[Case, Job], options: Options, consol
     )
 
 
-def _do(store: Store, jobs: Mapping[Case, Job], do: Callable[[Case], dict[str, Any]]) -> None:
+def _do(store: ResultStore, jobs: Mapping[RunCase, Job], do: Callable[[RunCase], Result]) -> None:
     missing = {case: job for case, job in jobs.items() if store.find(job) is None}
     with progress_bar(len(missing)) as advance:
         for done, (case, one) in enumerate(missing.items()):
@@ -94,47 +67,23 @@ def _do(store: Store, jobs: Mapping[Case, Job], do: Callable[[Case], dict[str, A
             give_back_memory()  # or it would grow by half a gigabyte with every run
 
 
-def _found(store: Store, jobs: Mapping[Case, Job]) -> dict[Case, dict[str, Any]]:
+def _found(store: ResultStore, jobs: Mapping[RunCase, Job]) -> dict[RunCase, Result]:
     results = {case: store.find(job) for case, job in jobs.items()}
     return {case: result for case, result in results.items() if result is not None}
 
 
 def _report(
-    options: Options, console: Console, runs: Mapping[Case, dict[str, Any]], lines: Mapping[Case, dict[str, Any]]
+    options: FinetuningOptions, console: Console, runs: Mapping[RunCase, Result], lines: Mapping[RunCase, Result]
 ) -> None:
-    found = points(runs)
+    found, facts = points(runs), environment()
     tables = [*score_tables(options, found), correlation_table(options, found)]
     tables += [table for table in [curve_table(lines)] if table is not None]
     for table in tables:
         table.print(console)
     figures = {"scores": score_figure(options, found)} if found else {}
     figures |= {"linearised": curve_figure(lines)} if lines else {}
-    command = shlex.join(["python", *sys.argv])
-    facts = ", ".join(f"{name} {value}" for name, value in environment().items())
-    text = "\n\n".join(
-        ["# Kernels and fine-tuning", facts, *(t.markdown() for t in tables), "## Repeat it", f"    {command}"]
-    )
-    _write(options, text, _record(command, runs, lines), figures)
-    console.print(f"written to {options.out}", highlight=False, markup=False)
-
-
-def _record(command: str, *sections: Mapping[Case, dict[str, Any]]) -> dict[str, Any]:
-    named = [{case.name: result for case, result in section.items()} for section in sections]
-    return {"command": command, "environment": environment(), "runs": named[0], "curves": named[1]}
-
-
-def _write(options: Options, text: str, record: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    names: Sequence[str] = ("table.md", "results.json", *(f"{name}.png" for name in figures))
-    with new_files([options.out / name for name in names], overwrite=True) as (table, numbers, *pictures):
-        table.write_text(text + "\n", encoding="utf-8")
-        numbers.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        for figure, picture in zip(figures.values(), pictures, strict=True):
-            save_png(figure, picture)
-    (options.out / MARKER).touch()
-
-
-if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options))
-    except NTKFusionError as error:
-        sys.exit(f"error: {error}")
+    text = report_text("Kernels and fine-tuning", facts, [table.markdown() for table in tables])
+    runs_by_name, lines_by_name = ({case.name: result for case, result in part.items()} for part in (runs, lines))
+    record = {"command": repeat_command(), "environment": facts, "runs": runs_by_name, "curves": lines_by_name}
+    write_report(options.out, text, figures, record)
+    say(console, f"written to {options.out}")

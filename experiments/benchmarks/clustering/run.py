@@ -1,13 +1,4 @@
-"""k-means of ntkfusion against scikit-learn: seconds and inertia, interleaved in one run.
-
-Run it: ``uv run --extra test experiments/benchmarks/clustering.py``. Both sides get the same points, clusters, number
-of restarts and cores; scikit-learn runs ``algorithm="lloyd"``. The first call of ours is shown apart: it compiles,
-if no earlier row had problems of that shape.
-
-Sections: ``layers`` are single blocks of MiniLM; ``all-layers`` all of its blocks in one call (ours) against one after
-the other (theirs); ``base`` is a problem of BERT-base's size, 3072 neurons of 1537 numbers into 768 clusters, made of
-random numbers: 64 common directions (36 % of the noise's variance), noise, and log-normal scales of the neurons.
-"""
+"""The problems, both sides by turns, and one table."""
 
 from __future__ import annotations
 
@@ -16,12 +7,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
@@ -30,7 +20,7 @@ from threadpoolctl import threadpool_info
 import ntkfusion as nf
 from ntkfusion.compression.neurons import neuron_vectors
 
-Section = Literal["layers", "all-layers", "base"]
+SectionName = Literal["layers", "all-layers", "base"]
 COLUMNS = (
     "problem",
     "ours, first s",
@@ -45,7 +35,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ClusteringOptions:
     """What to measure.
 
     Attributes:
@@ -56,7 +46,7 @@ class Options:
         repeats: how often each side is timed; medians are shown.
     """
 
-    sections: tuple[Section, ...] = ("layers", "all-layers", "base")
+    sections: tuple[SectionName, ...] = ("layers", "all-layers", "base")
     layers: tuple[int, ...] = (0, 5)
     width: float = 0.25
     restarts: int = 10
@@ -78,7 +68,7 @@ def timed(function: Callable[[], float]) -> tuple[float, float]:
     return time.perf_counter() - start, result
 
 
-def measure(name: str, problems: Sequence[jax.Array], options: Options) -> list[str]:
+def measure(name: str, problems: Sequence[jax.Array], options: ClusteringOptions) -> list[str]:
     """One row of the table: all sides by turns, median seconds, summed inertias."""
     counts = [round(options.width * points.shape[0]) for points in problems]
     copies = [np.asarray(points) for points in problems]
@@ -88,10 +78,13 @@ def measure(name: str, problems: Sequence[jax.Array], options: Options) -> list[
         return float(sum(result.inertia for result in results))
 
     def theirs(seed: int) -> float:
-        return sum(
-            KMeans(count, n_init=options.restarts, random_state=seed, algorithm="lloyd").fit(points).inertia_
-            for points, count in zip(copies, counts, strict=True)
-        )
+        total = 0.0
+        for points, count in zip(copies, counts, strict=True):
+            restarts: Any = options.restarts  # its signature, without types, has only "auto"
+            found = KMeans(count, n_init=restarts, random_state=seed, algorithm="lloyd").fit(points)
+            assert found.inertia_ is not None
+            total += found.inertia_
+        return total
 
     first, _ = timed(lambda: ours(0))
     timed(lambda: ours(0, exchange=False))
@@ -109,10 +102,11 @@ def measure(name: str, problems: Sequence[jax.Array], options: Options) -> list[
     ]
 
 
-def main(options: Options) -> None:
+def main(options: ClusteringOptions) -> None:
     """Measure every section and print the table."""
     table = Table(*COLUMNS)
-    vectors = [neuron_vectors(block) for block in nf.load_model("minilm", tokenizer=False).mlp_blocks()]
+    blocks = nf.load_model("minilm", tokenizer=False).mlp_blocks()
+    vectors = [neuron_vectors(block) for block in blocks if isinstance(block, nf.MLPBlock)]
     problems: dict[str, list[jax.Array]] = {}
     if "layers" in options.sections:
         problems |= {f"MiniLM, layer {layer}": [vectors[layer]] for layer in options.layers}
@@ -130,7 +124,3 @@ def main(options: Options) -> None:
         f"scikit-learn: {threads}; medians of {options.repeats} interleaved runs; inertia: ours above scikit-learn's, "
         "and that of our Lloyd iterations alone (exchange=False)."
     )
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))

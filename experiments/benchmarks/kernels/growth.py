@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from kernel_benchmark.options import Options
-from kernel_benchmark.outcome import Entry, Limits, Outcome
-from kernel_benchmark.race import race
-from kernel_benchmark.tables import Section, Table, peak, seconds, took
+from experiments.benchmarks.kernels.options import KernelsOptions
+from experiments.benchmarks.kernels.outcome import Entrant, Limits, RaceOutcome, peak, seconds, took
+from experiments.benchmarks.kernels.race import race
+from experiments.common.tables import ResultTable, Section
 from ntkfusion.reporting.plots import RC
 from ntkfusion.utils.memory import parse_size, show_size
 
-DEVICES = "ntkfusion.utils.devices"
 MEMORY_NOTE = (
     "Memory of a call: peak RSS beyond what the process held when it began. The last column is the whole process, "
     "compilation included."
@@ -27,13 +25,13 @@ MEMORY_NOTE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
+class GrowthCurve:
     """One quantity that grows, and what its values took."""
 
     name: str
     quantity: str
     values: tuple[int, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RaceOutcome, ...]
 
     def points(self, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Values and "seconds" or "bytes" (of a call, without compilation) of those that finished."""
@@ -59,7 +57,7 @@ def fitted_exponent(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.polyfit(np.log(x[order]), np.log(y[order]), 1)[0])
 
 
-def growth(options: Options) -> Section:
+def growth(options: KernelsOptions) -> Section:
     """Table 4; `growth_figure` draws its curves."""
     curves, notes = measure_curves(options)
     rows = [
@@ -74,12 +72,12 @@ def growth(options: Options) -> Section:
         for value, o in zip(c.values, c.outcomes, strict=True)
     ]
     columns = ("", "seconds", "compiling apart", "memory of a call", "peak RSS")
-    points = Table("Growth: time and memory of the SGD kernels", columns, rows, tuple(notes))
+    points = ResultTable("Growth: time and memory of the SGD kernels", columns, rows, tuple(notes))
     fits = [[f"{c.name} against {c.quantity}", *(f"{c.exponent(w):.2f}" for w in ("seconds", "bytes"))] for c in curves]
     note = (
         "Least squares of logarithms over the larger half of the values; time and memory of a call, without compiling."
     )
-    exponents = Table("Growth: fitted exponents", ("", "time", "memory"), fits, (note,))
+    exponents = ResultTable("Growth: fitted exponents", ("", "time", "memory"), fits, (note,))
     record = [
         {
             "name": curve.name,
@@ -92,10 +90,10 @@ def growth(options: Options) -> Section:
         }
         for curve in curves
     ]
-    return Section("growth", (points, exponents), {"curves": record, "figure": growth_figure(curves)})
+    return Section("growth", (points, exponents), {"curves": record}, {"growth": growth_figure(curves)})
 
 
-def measure_curves(options: Options) -> tuple[list[Curve], list[str]]:
+def measure_curves(options: KernelsOptions) -> tuple[list[GrowthCurve], list[str]]:
     """All curves, and what was left out."""
     sizes, notes = options.growth, [f"Medians of {options.repeats} runs after the first call. {MEMORY_NOTE}"]
     block = options.block.problem(sizes.at_n, options.seed)
@@ -105,29 +103,29 @@ def measure_curves(options: Options) -> tuple[list[Curve], list[str]]:
     plans = [(0, "N", "n", sizes.block_n), (0, "m", "m", sizes.block_m)]
     plans += [(1, "N", "n", sizes.network_n), (1, "T", "t", sizes.network_t)]
     curves = [
-        _curve(names[side], quantity, values, [Entry("", {**ours[side], key: v}) for v in values], options)
+        _curve(names[side], quantity, values, [Entrant("", {**ours[side], key: v}) for v in values], options)
         for side, quantity, key, values in plans
     ]
-    if importlib.util.find_spec(DEVICES) is None:
-        return curves, [*notes, f"Devices: skipped, there is no {DEVICES}."]
     for side, key, most in ((0, "n", max(sizes.block_n)), (1, "n", sizes.network.n)):
         spec = {**ours[side], key: most, "sharded": True}
-        entries = [Entry("", spec, devices=count) for count in sizes.devices]
+        entries = [Entrant("", spec, devices=count) for count in sizes.devices]
         curves.append(_curve(names[side], "devices", sizes.devices, entries, options))
     return curves, [*notes, "Devices are fake ones that share the cores of this machine."]
 
 
-def _curve(name: str, quantity: str, values: Sequence[int], entries: Sequence[Entry], options: Options) -> Curve:
+def _curve(
+    name: str, quantity: str, values: Sequence[int], entries: Sequence[Entrant], options: KernelsOptions
+) -> GrowthCurve:
     limits = Limits(parse_size(options.memory_limit), options.time_limit)
     labelled = [
         dataclasses.replace(entry, label=f"{name}, {quantity}={value}")
         for entry, value in zip(entries, values, strict=True)
     ]
     outcomes = [race([entry], options.repeats, limits)[0] for entry in labelled]
-    return Curve(name, quantity, tuple(values), tuple(outcomes))
+    return GrowthCurve(name, quantity, tuple(values), tuple(outcomes))
 
 
-def growth_figure(curves: Sequence[Curve]) -> Figure:
+def growth_figure(curves: Sequence[GrowthCurve]) -> Figure:
     """Two panels, time and memory, each curve against multiples of its smallest value."""
     hues = ("#0072B2", "#D55E00", "#009E73", "#B5468B", "#7A6A00", "#444444")
     panels = {"seconds": "seconds, without compiling", "bytes": "memory of a call, MiB"}
@@ -138,7 +136,7 @@ def growth_figure(curves: Sequence[Curve]) -> Figure:
                 x, y = curve.points(what)
                 label = f"{curve.name}, {curve.quantity} = {min(curve.values)} … {max(curve.values)}"
                 label += f": ∝ {curve.quantity}^{curve.exponent(what):.2f}"
-                style: dict[str, Any] = {"color": hue, "marker": marker, "linewidth": 2, "markersize": 7}
+                style = {"color": hue, "marker": marker, "linewidth": 2, "markersize": 7}
                 axis.plot(x / min(curve.values), y / (2**20 if what == "bytes" else 1), label=label, **style)
             _logarithmic(axis, curves)
             axis.set_title(title)
@@ -147,7 +145,7 @@ def growth_figure(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def _logarithmic(axis: Any, curves: Sequence[Curve]) -> None:
+def _logarithmic(axis: Axes, curves: Sequence[GrowthCurve]) -> None:
     multiples = sorted({value / min(curve.values) for curve in curves for value in curve.values})
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")

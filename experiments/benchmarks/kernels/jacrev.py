@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ntkfusion.kernels.oracles.dense_jacobian import Function
 
 #: Examples that are differentiated side by side: enough for good products, few enough for their intermediates.
 TOGETHER = 8
 
 
-def jacrev_kernel(f: Callable[..., Any], params: Any, x: Any, by: str, budget: int) -> Callable[[], jax.Array]:
+def jacrev_kernel(f: Function, params: PyTree, x: PyTree, by: str, budget: int) -> Callable[[], jax.Array]:
     """Prepare the SGD kernel of ``f(params, example) -> [C]`` for all parameters.
 
     Args:
@@ -29,10 +32,10 @@ def jacrev_kernel(f: Callable[..., Any], params: Any, x: Any, by: str, budget: i
     """
     leaves, treedef = jax.tree.flatten(params)
     n = jax.tree.leaves(x)[0].shape[0]
-    outputs = jax.eval_shape(f, params, jax.tree.map(lambda leaf: leaf[0], x)).shape[0]
+    outputs = jax.eval_shape(f, params, jax.tree.map(lambda array: array[0], x)).shape[0]
     sizes = [outputs * leaf.size * leaf.dtype.itemsize for leaf in leaves]
     groups = [list(range(len(leaves)))] if by == "examples" else _groups(sizes, budget // n)
-    steps = [_step(f, treedef, group) for group in groups]
+    steps = [_step(f, partial(jax.tree.unflatten, treedef), group) for group in groups]
     counts = [_count(n, sum(sizes[leaf] for leaf in group), budget) for group in groups]
 
     def kernel() -> jax.Array:
@@ -72,17 +75,19 @@ def _count(n: int, per_example: int, budget: int) -> int:
     )
 
 
-def _some(x: Any, start: int, count: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[start : start + count], x)
+def _some(x: PyTree, start: int, count: int) -> PyTree:
+    return jax.tree.map(lambda array: array[start : start + count], x)
 
 
-def _step(f: Callable[..., Any], treedef: Any, group: list[int]) -> Callable[..., list[jax.Array]]:
+def _step(
+    f: Function, unflatten: Callable[[list[jax.Array]], PyTree], group: list[int]
+) -> Callable[..., list[jax.Array]]:
     """The compiled Jacobians [n, C, p] of some parameters."""
 
-    def jacobians(chosen: list[jax.Array], leaves: list[jax.Array], examples: Any) -> list[jax.Array]:
-        def g(some: list[jax.Array], example: Any) -> jax.Array:
+    def jacobians(chosen: list[jax.Array], leaves: list[jax.Array], examples: PyTree) -> list[jax.Array]:
+        def g(some: list[jax.Array], example: PyTree) -> jax.Array:
             values = {**dict(enumerate(leaves)), **dict(zip(group, some, strict=True))}
-            return f(jax.tree.unflatten(treedef, [values[leaf] for leaf in range(len(leaves))]), example)
+            return f(unflatten([values[leaf] for leaf in range(len(leaves))]), example)
 
         found = jax.lax.map(lambda one: jax.jacrev(g)(chosen, one), examples, batch_size=TOGETHER)
         return [leaf.reshape(*leaf.shape[:2], -1) for leaf in found]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from kernel_benchmark.operations import Sizes, network_operations
-from kernel_benchmark.options import NetworkSizes, Options
-from kernel_benchmark.outcome import Entry, Limits, Outcome
-from kernel_benchmark.race import race
-from kernel_benchmark.tables import Section, Table, peak, seconds, took, verdict
+import ntkfusion as nf
+from experiments.benchmarks.kernels.operations import CountedSizes, network_operations
+from experiments.benchmarks.kernels.options import KernelsOptions, NetworkSizes
+from experiments.benchmarks.kernels.outcome import Entrant, Limits, RaceOutcome, peak, seconds, took, verdict
+from experiments.benchmarks.kernels.race import race
+from experiments.common.tables import ResultTable, Section
+from ntkfusion.models.model import abstract_params
 from ntkfusion.utils.memory import parse_size, show_size
 
 #: Targets: time over floor, and bytes.
@@ -22,32 +26,37 @@ SQUARE = 2048
 CALLS = 5
 
 
-def network_section(options: Options) -> Section:
+def network_section(options: KernelsOptions) -> Section:
     """Table 3."""
     sizes = options.network
     limits = Limits(parse_size(sizes.memory), options.time_limit)
     ours, products = _race_ours(sizes, options, limits)
     rates = {o.label: _rate(o, shape) for o, shape in zip(products, _shapes(sizes), strict=True) if o.ok}
     peers = list(_peers(sizes, options, limits))
+    counted = xla_count(sizes)
     record = {
         "ours": [o.record() for o in ours],
         "operations": {o.label: vars(network_operations(_counted(sizes), o.label)) for o in ours},
-        "xla_forward_backward": xla_count(sizes),
+        "xla_forward_backward": counted,
         "rates": rates,
         "peers": [o.record() for o in peers],
     }
     title = (
         f"Network kernel: {sizes.layers} layers, d={sizes.d}, m={sizes.m}, C={sizes.outputs}, N={sizes.n}, T={sizes.t}"
     )
-    tables = (_ours_table(title, ours, rates, record, sizes, options), _peer_table(title, ours[0], peers, sizes))
+    tables = (_ours_table(title, ours, rates, counted, sizes, options), _peer_table(title, ours[0], peers, sizes))
     return Section("network", tables, record)
 
 
-def _race_ours(sizes: NetworkSizes, options: Options, limits: Limits) -> tuple[list[Outcome], list[Outcome]]:
+def _race_ours(
+    sizes: NetworkSizes, options: KernelsOptions, limits: Limits
+) -> tuple[list[RaceOutcome], list[RaceOutcome]]:
     told, problem = parse_size(sizes.told), sizes.problem(options.seed)
-    entries = [Entry(kind, {"contestant": "network", "kind": kind, "memory_limit": told, **problem}) for kind in FLOORS]
+    entries = [
+        Entrant(kind, {"contestant": "network", "kind": kind, "memory_limit": told, **problem}) for kind in FLOORS
+    ]
     for shape in _shapes(sizes):
-        entries.append(Entry("×".join(map(str, shape)), {"contestant": "matmul", "shape": shape}, calls=CALLS))
+        entries.append(Entrant("×".join(map(str, shape)), {"contestant": "matmul", "shape": shape}, calls=CALLS))
     outcomes = race(entries, options.repeats, limits, results=True)
     return outcomes[: len(FLOORS)], outcomes[len(FLOORS) :]
 
@@ -56,31 +65,29 @@ def _shapes(sizes: NetworkSizes) -> list[tuple[int, int, int]]:
     return [(SQUARE, SQUARE, SQUARE), (sizes.n * sizes.t, sizes.d, sizes.m)]
 
 
-def _rate(outcome: Outcome, shape: tuple[int, int, int]) -> float:
+def _rate(outcome: RaceOutcome, shape: tuple[int, int, int]) -> float:
     return 2 * float(np.prod(np.array(shape, float))) / min([outcome.first, *outcome.seconds])
 
 
-def _counted(sizes: NetworkSizes) -> Sizes:
-    return Sizes(sizes.layers, sizes.d, sizes.m, sizes.outputs, sizes.n, sizes.t)
+def _counted(sizes: NetworkSizes) -> CountedSizes:
+    return CountedSizes(sizes.layers, sizes.d, sizes.m, sizes.outputs, sizes.n, sizes.t)
 
 
 def xla_count(sizes: NetworkSizes) -> float | None:
     """XLA's own count for one forward pass and C backward passes to the word embeddings; it runs nothing."""
-    import jax
-    import jax.numpy as jnp
-
-    import ntkfusion as nf
-    from ntkfusion.models.model import abstract_params
-
     config = nf.BertConfig(**sizes.problem(0)["config"])
     params = abstract_params(config)
     model = nf.Model(config, params)
 
-    def both(params: Any, embedded: jax.Array) -> Any:
+    def both(params: PyTree, embedded: Array) -> tuple[Array, PyTree]:
         ids = jnp.zeros(embedded.shape[:2], jnp.int32)
-        logits, pullback = jax.vjp(
-            lambda e: model.apply(params, inputs_embeds=e, attention_mask=ids + 1).logits, embedded
-        )
+
+        def logits_of(states: Array) -> Array:
+            logits = model.apply(params, inputs_embeds=states, attention_mask=ids + 1).logits
+            assert logits is not None
+            return logits
+
+        logits, pullback = jax.vjp(logits_of, embedded)
         units = jnp.broadcast_to(jnp.eye(sizes.outputs)[:, None], (sizes.outputs, *logits.shape))
         return logits, jax.vmap(pullback)(units)
 
@@ -91,16 +98,16 @@ def xla_count(sizes: NetworkSizes) -> float | None:
 
 def _ours_table(
     title: str,
-    ours: list[Outcome],
+    ours: list[RaceOutcome],
     rates: dict[str, float],
-    record: dict[str, Any],
+    counted: float | None,
     sizes: NetworkSizes,
-    options: Options,
-) -> Table:
+    options: KernelsOptions,
+) -> ResultTable:
     rate = max(rates.values(), default=float("nan"))
     rows = [_ours_row(outcome, network_operations(_counted(sizes), outcome.label).total, rate) for outcome in ours]
     measured = ", ".join(f"{label}: {value / 1e9:.1f} GFLOP/s" for label, value in rates.items())
-    return Table(
+    return ResultTable(
         f"{title}, all parameters, float32",
         ("kind", "first call s", "seconds", "compiling apart", "GFLOP", "floor s", "seconds / floor", "peak RSS"),
         rows,
@@ -109,12 +116,12 @@ def _ours_table(
             f"({measured}; best of all). Floor: operations / the faster rate. Ratio: of all seconds, then without what "
             f"these calls compile. Memory limit {sizes.told} for the kernel, {sizes.memory} for the process (target: "
             f"under {show_size(BYTES)}).",
-            _cross_check(sizes, record["xla_forward_backward"]),
+            _cross_check(sizes, counted),
         ),
     )
 
 
-def _ours_row(outcome: Outcome, operations: int, rate: float) -> list[str]:
+def _ours_row(outcome: RaceOutcome, operations: int, rate: float) -> list[str]:
     if not outcome.ok:
         return [outcome.label, "–", outcome.reason, "–", "–", "–", "–", peak(outcome)]
     floor = operations / rate
@@ -136,14 +143,14 @@ def _cross_check(sizes: NetworkSizes, counted: float | None) -> str:
     )
 
 
-def _peers(sizes: NetworkSizes, options: Options, limits: Limits) -> Iterator[Outcome]:
+def _peers(sizes: NetworkSizes, options: KernelsOptions, limits: Limits) -> Iterator[RaceOutcome]:
     """Dense Jacobians in two ways and neural-tangents in three, each with the largest pieces that fit."""
     problem = sizes.problem(options.seed)
     for by in ("parameters", "examples"):
         budgets = [limits.memory // part for part in (2, 4, 8)]
         yield _largest_that_fits(
             [
-                Entry(
+                Entrant(
                     f"jacrev by {by}, {show_size(budget)} at a time",
                     {"contestant": "network-jacrev", "by": by, "budget": budget, **problem},
                 )
@@ -155,7 +162,7 @@ def _peers(sizes: NetworkSizes, options: Options, limits: Limits) -> Iterator[Ou
         how = {"contestant": "network-reference", "implementation": implementation}
         yield _largest_that_fits(
             [
-                Entry(f"neural-tangents, {implementation}, batches of {size}", {**how, "batch_size": size, **problem})
+                Entrant(f"neural-tangents, {implementation}, batches of {size}", {**how, "batch_size": size, **problem})
                 for size in sizes.batch_sizes
                 if sizes.n % size == 0
             ],
@@ -163,9 +170,9 @@ def _peers(sizes: NetworkSizes, options: Options, limits: Limits) -> Iterator[Ou
         )
 
 
-def _largest_that_fits(entries: list[Entry], limits: Limits) -> Outcome:
+def _largest_that_fits(entries: list[Entrant], limits: Limits) -> RaceOutcome:
     """The first contestant that is not stopped for its memory: first call, and a second one."""
-    outcome = Outcome("nothing to run", "error", "no batch size divides the examples")
+    outcome = RaceOutcome("nothing to run", "error", "no batch size divides the examples")
     for entry in entries:
         outcome = race([entry], 1, limits, results=True)[0]
         if outcome.status != "memory":
@@ -173,7 +180,7 @@ def _largest_that_fits(entries: list[Entry], limits: Limits) -> Outcome:
     return outcome
 
 
-def _peer_table(title: str, ours: Outcome, peers: list[Outcome], sizes: NetworkSizes) -> Table:
+def _peer_table(title: str, ours: RaceOutcome, peers: list[RaceOutcome], sizes: NetworkSizes) -> ResultTable:
     rows = [[ours.label + ", ntkfusion", took(ours), "1", peak(ours), "–"]]
     for outcome in peers:
         ratio, difference = "–", "–"
@@ -182,7 +189,7 @@ def _peer_table(title: str, ours: Outcome, peers: list[Outcome], sizes: NetworkS
             error = np.linalg.norm(outcome.result - ours.result) / np.linalg.norm(outcome.result)
             difference = f"{float(error):.1e}"
         rows.append([outcome.label, took(outcome), ratio, peak(outcome), difference])
-    return Table(
+    return ResultTable(
         f"{title}: the SGD kernel by other means, within {sizes.memory}",
         ("", "seconds", "times ours", "peak RSS", "relative difference"),
         rows,

@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class CountedSizes:
     """A BERT with a classification head, and the examples.
 
     Attributes:
@@ -46,7 +46,7 @@ class Operations:
         return self.forward + self.backward + self.contraction
 
 
-def network_operations(sizes: Sizes, kind: str) -> Operations:
+def network_operations(sizes: CountedSizes, kind: str) -> Operations:
     """The operations of: one forward pass, C backward passes to all activations, a contraction matrix by matrix.
 
     Forward, N examples: 2·T·i·o for every matrix, and 4·T²·d per layer for attention (scores and mixing). Backward, per

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from experiments.common.store import Result
 from ntkfusion.utils.memory import parse_size
 
 SectionName = Literal["block", "tokens", "network", "growth"]
@@ -68,7 +69,7 @@ class NetworkSizes:
     batch_sizes: tuple[int, ...] = (4, 2, 1)
     implementations: tuple[str, ...] = ("structured-derivatives", "ntk-vector-products", "jacobian-contraction")
 
-    def problem(self, seed: int) -> dict[str, Any]:
+    def problem(self, seed: int) -> Result:
         """Arguments of a worker."""
         config = {
             "num_labels": self.outputs,
@@ -106,7 +107,7 @@ class GrowthSizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class KernelsOptions:
     """Time and memory of the exact kernels, against neural-tangents and dense Jacobians.
 
     Attributes:

@@ -1,14 +1,21 @@
-"""What a contestant is, what it may take, and what came of it."""
+"""What a contestant is, what it may take, what came of it, and how tables say so."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
+from ntkfusion.utils.memory import show_size
+
 Status = Literal["ok", "memory", "time", "error"]
+
+#: What the messages of allocators have in common.
+MEMORY_SIGNS = re.compile(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|bad_alloc|MemoryError|memory_limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +32,17 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Entrant:
     """A contestant: its name in the tables, what to run, calls per turn, and fake devices."""
 
     label: str
-    spec: dict[str, Any]
+    spec: Mapping[str, object]
     calls: int = 1
     devices: int = 1
 
 
 @dataclasses.dataclass
-class Outcome:
+class RaceOutcome:
     """What came of a contestant.
 
     Attributes:
@@ -83,8 +90,36 @@ class Outcome:
         """Peak bytes above the baseline."""
         return self.peak - self.baseline
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As plain numbers, without the kernel."""
-        known = {name: value for name, value in vars(self).items() if name != "result"}
+        known: dict[str, object] = {name: value for name, value in vars(self).items() if name != "result"}
         finished = self.first == self.first
         return known | {"first": self.first if finished else None, "median": self.median if finished else None}
+
+
+def seconds(value: float) -> str:
+    """Seconds with three digits.
+
+    >>> seconds(0.0123456), seconds(123.4)
+    ('0.0123', '123')
+    """
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def took(outcome: RaceOutcome) -> str:
+    """The median seconds of a contestant, or why there are none."""
+    return seconds(outcome.median) if outcome.ok else outcome.reason
+
+
+def peak(outcome: RaceOutcome) -> str:
+    """Peak resident memory; what a contestant held when it asked for too much says nothing."""
+    return "–" if outcome.status == "memory" else show_size(outcome.peak)
+
+
+def verdict(value: float, most: float) -> str:
+    """Whether a target is met.
+
+    >>> verdict(2.0, 2.5), verdict(3.0, 2.5)
+    ('2.00 (≤ 2.5: yes)', '3.00 (≤ 2.5: NO)')
+    """
+    return f"{value:.2f} (≤ {most:g}: {'yes' if value <= most else 'NO'})"

@@ -1,6 +1,6 @@
 """The parent's side: contestants in processes of their own, by turns, each within the same memory and time.
 
-Whatever happens to a contestant (too much memory, too much time, an error, a crash) becomes an `Outcome`.
+Whatever happens to a contestant (too much memory, too much time, an error, a crash) becomes an `RaceOutcome`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from kernel_benchmark.outcome import Entry, Limits, Outcome, Status
-from kernel_benchmark.worker import MEMORY_SIGNS, memory_of
+from experiments.benchmarks.kernels.outcome import MEMORY_SIGNS, Entrant, Limits, RaceOutcome, Status
+from experiments.benchmarks.process_memory import memory_of
+from experiments.common.store import Result
 from ntkfusion.utils.memory import show_size
 
 #: Seconds between two looks at a contestant's memory.
@@ -35,16 +35,17 @@ class StoppedError(Exception):
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status: Status = status
+        self.reason = reason
 
 
 class Contestant:
     """A process that has prepared one contestant."""
 
-    def __init__(self, entry: Entry, limits: Limits) -> None:
-        self.limits, self.outcome, self._line = limits, Outcome(entry.label), b""
+    def __init__(self, entry: Entrant, limits: Limits) -> None:
+        self.limits, self.outcome, self._line = limits, RaceOutcome(entry.label), b""
         flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={entry.devices}"]
-        home = str(Path(__file__).parents[1])
+        home = str(Path(__file__).parents[3])
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": " ".join(flags if entry.devices > 1 else flags[:1]),
@@ -52,7 +53,7 @@ class Contestant:
         }
         # the process outlives this method, and so does the file it complains into
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "kernel_benchmark.worker"]
+        command = [sys.executable, "-m", "experiments.benchmarks.kernels.worker"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment)
         try:
@@ -87,7 +88,7 @@ class Contestant:
             if stream:
                 stream.close()
 
-    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, object], seconds: float) -> Result:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin
         assert stdout
@@ -132,7 +133,7 @@ class Contestant:
         return StoppedError("error", f"process ended with code {code}: {' '.join(text[-300:].split())}")
 
 
-def race(entries: Sequence[Entry], repeats: int, limits: Limits, *, results: bool = False) -> list[Outcome]:
+def race(entries: Sequence[Entrant], repeats: int, limits: Limits, *, results: bool = False) -> list[RaceOutcome]:
     """Run contestants by turns: all prepare, all make their first call, then `repeats` rounds.
 
     Args:
@@ -151,7 +152,7 @@ def race(entries: Sequence[Entry], repeats: int, limits: Limits, *, results: boo
                 running[place] = Contestant(entry, limits)
                 outcomes[place] = running[place].outcome
             except StoppedError as stopped:
-                outcomes[place] = Outcome(entry.label, stopped.status, stopped.reason)
+                outcomes[place] = RaceOutcome(entry.label, stopped.status, stopped.reason)
         for turn in range(1 + repeats):
             for place in list(running):
                 _turn(running, place, entries[place].calls, results and turn == 0)

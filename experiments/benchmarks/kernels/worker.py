@@ -6,80 +6,50 @@ Requests and replies are lines of JSON on standard input and output: first the s
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
-import re
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-#: What the messages of allocators have in common.
-MEMORY_SIGNS = re.compile(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|bad_alloc|MemoryError|memory_limit")
+import jax
+import numpy as np
 
-
-def memory_of(process: int | str = "self") -> tuple[int, int]:
-    """Resident bytes of a process, now and at most; (0, 0) for one that is gone."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0, 0
-    now, most = (re.search(rf"{name}:\s+(\d+) kB", status) for name in ("VmRSS", "VmHWM"))
-    return (int(now[1]) * 1024, int(most[1]) * 1024) if now and most else (0, 0)
-
-
-def settle() -> int:
-    """Give freed memory back, forget earlier peaks, and return the resident bytes that are left."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    now, most = memory_of()
-    # where the peak cannot be reset, that of the preparation is the baseline
-    return now if most < 1.05 * now else most
+from experiments.benchmarks.kernels.contestants import CONTESTANTS
+from experiments.benchmarks.kernels.outcome import MEMORY_SIGNS
+from experiments.benchmarks.process_memory import memory_of, settle
+from experiments.common.store import Result
 
 
 class _Session:
     """One prepared contestant and its last result."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        import jax
-
-        from kernel_benchmark.contestants import CONTESTANTS
-
+    def __init__(self, spec: Result) -> None:
         self.compiling = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
-        self.block_until_ready = jax.block_until_ready
         self.call = CONTESTANTS[spec.pop("contestant")](**spec)
-        self.result: Any = None
+        self.result: object = None
         self.calls, self.held = 0, settle()
 
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
-        self.compiling += seconds if event.endswith("backend_compile_duration") else 0.0
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        self.compiling += duration_secs if event.endswith("backend_compile_duration") else 0.0
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
         """Compute once; the peak is that since the start, or since the end of the first call."""
         self.result, self.compiling, self.calls = None, 0.0, self.calls + 1
         if self.calls == 2:
             self.held = settle()
         start = time.perf_counter()
-        self.result = self.block_until_ready(self.call())
+        self.result = jax.block_until_ready(self.call())
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "compiling": self.compiling, "held": self.held, "peak": memory_of()[1]}
 
-    def save(self, path: str) -> dict[str, Any]:
+    def save(self, path: str) -> dict[str, object]:
         """Write the last result as npy."""
-        import numpy as np
-
         np.save(path, np.asarray(self.result))
         return {"saved": path}
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def failure(error: BaseException) -> dict[str, object]:
     """An error as a reply."""
     text = f"{type(error).__name__}: {error}"
     return {"error": text, "memory": bool(MEMORY_SIGNS.search(text))}
@@ -90,7 +60,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", buffering=1) as channel:
         os.dup2(2, 1)
 
-        def say(**reply: Any) -> None:
+        def say(**reply: object) -> None:
             channel.write(json.dumps(reply) + "\n")
 
         try:

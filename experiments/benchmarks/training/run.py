@@ -1,12 +1,4 @@
-"""Updates of MiniLM with two classes against transformers' PyTorch class: tokens/s, interleaved in one run, and memory.
-
-Run it: ``NTKFUSION_DATA_DIR=DATA uv run --extra test experiments/benchmarks/training.py`` (Linux; without the data the
-packaged sentences are used). Both sides do the same updates: the batches of `fit` in its padded lengths, forward pass
-with dropout, backward pass, clipping, AdamW with decay on matrices; the same number of threads. PyTorch runs in train
-mode with its default attention and two AdamWs (fused, foreach). The process keeps freed memory, as `ntkfusion finetune`
-does, which serves both sides; ``--default-allocator`` leaves glibc as it is. The first update of each padded
-length, which compiles, is not counted. Memory is the peak of a process of its own, above what its imports hold.
-"""
+"""Both sides with the same batches, by turns, and the memory of each alone."""
 
 from __future__ import annotations
 
@@ -18,16 +10,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import tyro
+import transformers
 from rich.console import Console
 from rich.table import Table
 
-from ntkfusion.utils.allocator import keep_freed_memory
+import ntkfusion as nf
+from experiments.benchmarks.process_memory import forget_peak, memory_of
+from ntkfusion.data.tasks.load import DATA_DIR, load_task
+from ntkfusion.data.tasks.task import Examples
+from ntkfusion.data.text import sample_sentences
+from ntkfusion.training.batches import encode, minibatches
+from ntkfusion.training.evaluation import padded_lengths
+from ntkfusion.training.optimizer import build_optimizer
+from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from ntkfusion.utils.parameter_paths import flatten
 
 Contestant = Literal["ours", "ours, fused", "transformers"]
 CONTESTANTS: tuple[Contestant, ...] = ("ours", "ours, fused", "transformers")
@@ -35,7 +37,7 @@ Batches = list[dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """What to measure.
 
     Attributes:
@@ -59,30 +61,22 @@ class Options:
     memory_batches: Path | None = None
 
 
-def recipe(options: Options) -> Any:
-    from ntkfusion.training.recipe import Recipe
-
+def recipe(options: TrainingOptions) -> Recipe:
+    """The updates of both sides."""
     return Recipe(batch_size=options.batch_size, warmup=0.0, schedule="constant", weight_decay=0.01)
 
 
-def classifier(width: float | None = None) -> Any:
-    import ntkfusion as nf
-
+def classifier(width: float | None = None) -> nf.Model:
+    """MiniLM with a head for two classes, its blocks fused to a share of their neurons if one is given."""
     model = nf.load_model("minilm")
     if width is not None:
         model, _ = nf.compress(model, nf.MLPFusion(keep_ratio=width), seed=0)
     return nf.with_new_head(model, "sequence-classification", num_labels=2)
 
 
-def batches_of(model: Any, options: Options) -> Batches:
+def batches_of(model: nf.Model, options: TrainingOptions) -> Batches:
     """The first batches of a run."""
-    from ntkfusion.data.tasks.load import load_task
-    from ntkfusion.data.tasks.task import Examples
-    from ntkfusion.data.text import sample_sentences
-    from ntkfusion.training.batches import encode, minibatches
-    from ntkfusion.training.evaluation import padded_lengths
-
-    if os.environ.get("NTKFUSION_DATA_DIR"):
+    if os.environ.get(DATA_DIR):
         examples = load_task("sst2").train
     else:
         texts = (sample_sentences() * (options.batches * options.batch_size))[: options.batches * options.batch_size]
@@ -92,12 +86,8 @@ def batches_of(model: Any, options: Options) -> Batches:
     return [batch.arrays for batch, _ in zip(order, range(options.batches), strict=False)]
 
 
-def ours(model: Any, batches: Batches, options: Options) -> Callable[[], float]:
+def ours(model: nf.Model, batches: Batches, options: TrainingOptions) -> Callable[[], float]:
     """A pass over the batches; the last loss."""
-    from ntkfusion.training.optimizer import build_optimizer
-    from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
-    from ntkfusion.utils.parameter_paths import flatten
-
     optimizer = build_optimizer(recipe(options), 10**6)
     step = make_step(task_loss(model.config, is_regression=False), optimizer, recipe(options))
     fixed = Fixed({}, model.constants, dropout_key(0), {})
@@ -114,12 +104,9 @@ def ours(model: Any, batches: Batches, options: Options) -> Callable[[], float]:
     return run
 
 
-def theirs(model: Any, batches: Batches, options: Options, *, fused: bool) -> Callable[[], float]:
+def theirs(model: nf.Model, batches: Batches, options: TrainingOptions, *, fused: bool) -> Callable[[], float]:
     """The same pass in PyTorch."""
-    import torch
-    import transformers
-
-    import ntkfusion as nf
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -149,7 +136,7 @@ def theirs(model: Any, batches: Batches, options: Options, *, fused: bool) -> Ca
     return run
 
 
-def operations(model: Any, batches: Batches) -> float:
+def operations(model: nf.Model, batches: Batches) -> float:
     """Multiplications of matrices in a pass forward and back: 3 times those of the forward pass."""
     config, total = model.config, 0
     for arrays in batches:
@@ -160,22 +147,22 @@ def operations(model: Any, batches: Batches) -> float:
     return float(total)
 
 
-def memory(contestant: Contestant, file: Path, options: Options) -> list[float]:
+def memory(contestant: Contestant, file: Path, options: TrainingOptions) -> list[float]:
     """Peak bytes of a process above what its imports hold: model and first pass, and a later pass."""
-    words = [sys.executable, __file__, "--memory-of", contestant, "--memory-batches", str(file)]
+    words = [sys.executable, str(Path(__file__).parent), "--memory-of", contestant, "--memory-batches", str(file)]
     words += ["--width", str(options.width), "--threads", str(options.threads)]
     words += ["--default-allocator"] if options.default_allocator else []
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def measure_memory(options: Options) -> None:
-
+def measure_memory(options: TrainingOptions) -> None:
+    """Print the peaks of this process, which is one contestant's own."""
     if options.memory_of == "transformers":
-        from transformers import BertForSequenceClassification  # noqa: F401
+        _ = transformers.BertForSequenceClassification  # imports PyTorch
     assert options.memory_batches is not None
     with np.load(options.memory_batches) as stored:
         batches: Batches = [stored_batch(stored, place) for place in range(int(stored["count"]))]
-    before = status("VmRSS")
+    before, _ = memory_of()
     model = classifier(options.width if options.memory_of == "ours, fused" else None)
     run = (
         theirs(model, batches, options, fused=True)
@@ -183,28 +170,27 @@ def measure_memory(options: Options) -> None:
         else ours(model, batches, options)
     )
     del model
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    forget_peak()  # the peak is counted from here
     run()
-    peaks = [status("VmHWM") - before]
-    Path("/proc/self/clear_refs").write_text("5")
+    peaks = [memory_of()[1] - before]
+    forget_peak()
     run()
-    print(json.dumps([*peaks, status("VmHWM") - before]))
+    print(json.dumps([*peaks, memory_of()[1] - before]))
 
 
-def stored_batch(stored: Any, place: int) -> dict[str, np.ndarray]:
+def stored_batch(stored: Mapping[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
     """The arrays of a batch."""
-    names = [name for name in stored.files if name.endswith(f"/{place}")]
+    names = [name for name in stored if name.endswith(f"/{place}")]
     return {name.rpartition("/")[0]: stored[name] for name in names}
 
 
-def status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * float(next(line for line in lines if line.startswith(key)).split()[1])
+def main(options: TrainingOptions, *, kept: bool = False) -> None:
+    """Measure and print the table.
 
-
-def main(options: Options) -> None:
-    """Measure and print the table."""
-    kept = not options.default_allocator and keep_freed_memory()
+    Args:
+        options: what to measure.
+        kept: whether this process keeps freed memory, for the last line.
+    """
     if options.memory_of is not None:
         measure_memory(options)
         return
@@ -236,7 +222,7 @@ def main(options: Options) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         named = {f"{name}/{place}": array for place, arrays in enumerate(batches) for name, array in arrays.items()}
-        np.savez(Path(folder) / "batches.npz", count=len(batches), **named)
+        np.savez(Path(folder) / "batches.npz", count=len(batches), **named)  # pyright: ignore[reportArgumentType]
         for contestant in CONTESTANTS:
             first_peak, later = memory(contestant, Path(folder) / "batches.npz", options)
             console.print(
@@ -262,7 +248,3 @@ def table_of(times: dict[str, list[tuple[float, float]]], first: dict[str, float
             name, f"{tokens / clock:,.0f}", *(f"{each:.0f}" for each in numbers), f"{ratio:.2f}", f"{first[name]:.3f}"
         )
     return table
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))

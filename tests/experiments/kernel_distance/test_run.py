@@ -1,37 +1,30 @@
-"""The experiment on distances of kernels: numbers by hand, stops and starts, and text that does not leak."""
+"""The experiment on distances of kernels: numbers by hand, stops and starts."""
 
 from __future__ import annotations
 
 import json
-import os
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import ntkfusion as nf
+from experiments.kernel_distance.options import DistanceOptions
+from experiments.kernel_distance.run import main
 from ntkfusion.compression.registry import METHODS
 from ntkfusion.data.text import sample_sentences, split_sentences
 from ntkfusion.errors import InputError, OutputExistsError
 
-FOLDER = Path(__file__).parents[2] / "experiments"
 TINY = {"layers": (3,), "seeds": (0,), "widths": (0.25,), "tokens": 32, "calibration_tokens": 48}
 TINY |= {"network_sentences": 3, "network_length": 6, "counts": (16, 48)}
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """The script on the packaged sentences; its parts are beside it."""
+@pytest.fixture(autouse=True)
+def _packaged_sentences(monkeypatch):
     monkeypatch.delenv("NTKFUSION_DATA_DIR", raising=False)
-    monkeypatch.setitem(os.environ, "OPENBLAS_NUM_THREADS", os.environ.get("OPENBLAS_NUM_THREADS", "1"))
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return runpy.run_path(str(FOLDER / "kernel_distance.py"))
 
 
-def run(script, out, **changes):
-    script["main"](script["Options"](**TINY | {"sections": ("blocks",), "out": out} | changes))
+def run(out, **changes):
+    main(DistanceOptions(**TINY | {"sections": ("blocks",), "out": out} | changes))
     return json.loads((out / "results.json").read_text())
 
 
@@ -39,9 +32,9 @@ def relative(new, old):
     return np.linalg.norm(np.asarray(new) - np.asarray(old)) / np.linalg.norm(np.asarray(old))
 
 
-def test_blocks_by_hand_and_again_without_work(script, tmp_path, minilm, capsys):
+def test_blocks_by_hand_and_again_without_work(tmp_path, minilm, capsys):
     out, methods = tmp_path / "out", ("structured-pruning", "random-neurons", "no-such-method")
-    results = run(script, out, methods=methods)
+    results = run(out, methods=methods)
     _, held_out = split_sentences(sample_sentences(), seed=0)
     small, _ = nf.compress(minilm, nf.RandomNeurons(0.25), layers=[3], seed=0)
     found = {entry["method"]: entry for entry in results["sections"]["blocks"]["methods"]}
@@ -62,20 +55,20 @@ def test_blocks_by_hand_and_again_without_work(script, tmp_path, minilm, capsys)
     stored = json.loads(file.read_text())
     stored["result"]["rows"][0]["output_error"] = 7.0
     file.write_text(json.dumps(stored))
-    again = run(script, out, methods=("random-neurons",))["sections"]["blocks"]["methods"]
+    again = run(out, methods=("random-neurons",))["sections"]["blocks"]["methods"]
     assert again[0]["output_error"] == [7.0]  # read, not computed
 
     with pytest.raises(OutputExistsError, match="other settings; pass --overwrite"):
-        run(script, out, methods=("random-neurons",), calibration_tokens=40)
-    other = run(script, out, methods=("random-neurons",), calibration_tokens=40, overwrite=True)
+        run(out, methods=("random-neurons",), calibration_tokens=40)
+    other = run(out, methods=("random-neurons",), calibration_tokens=40, overwrite=True)
     assert other["sections"]["blocks"]["methods"][0]["output_error"] == found["random-neurons"]["output_error"]
 
 
 @pytest.mark.slow
-def test_networks_and_overfitting(script, tmp_path, monkeypatch, capsys):
+def test_networks_and_overfitting(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(METHODS, "svd-whitened-sign", METHODS["svd-whitened"])
     some = {"network_methods": ("svd", "structured-pruning", "random-neurons"), "overfitting": ("svd-whitened",)}
-    results = run(script, tmp_path / "out", sections=("network", "tokens"), **some)
+    results = run(tmp_path / "out", sections=("network", "tokens"), **some)
     network = results["sections"]["network"]["methods"]
     assert network.keys() == {"svd", "structured-pruning", "random-neurons"}
     for errors in network.values():
@@ -91,54 +84,16 @@ def test_networks_and_overfitting(script, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_an_unchanged_network_has_no_error(script, tmp_path):
+def test_an_unchanged_network_has_no_error(tmp_path):
     """Width 1 of random neurons is all of them, in another order."""
     some = {"network_methods": ("random-neurons",), "network_width": 1.0}
-    network = run(script, tmp_path / "out", sections=("network",), **some)["sections"]["network"]["methods"]
+    network = run(tmp_path / "out", sections=("network",), **some)["sections"]["network"]["methods"]
     assert max(network["random-neurons"].values()) < 1e-4
 
 
-def test_sst2_is_read_as_it_is_and_does_not_leak(script, tmp_path, minilm, monkeypatch):
-    from kernel_distance_parts.text import Lab, load_text
-
-    (tmp_path / "sst2").mkdir()
-    (tmp_path / "sst2" / "train.tsv").write_text('label\tsentence\n0\tA "QUOTE \n1\tsame words\n1\tquite another\n')
-    (tmp_path / "sst2" / "dev.tsv").write_text("label\tcontent\n1\tSame  WORDS\n0\tunseen by all\n")
-    monkeypatch.setenv("NTKFUSION_DATA_DIR", str(tmp_path))
-    text = load_text()
-    assert text.train == ('A "QUOTE', "same words", "quite another")
-    lab = Lab(minilm, text, 0, (3,), 8, 100)
-    assert set(lab.calibration.tokens) == {"[CLS]", "[SEP]", "a", '"', "quote", "quite", "another"}
-    (tmp_path / "sst2" / "dev.tsv").write_text("label\tcontent\nSame words\t1\n")
-    with pytest.raises(InputError, match=r"a label \(0 or 1\), a tab and a sentence"):
-        load_text()
-
-
-def test_folders_of_others_are_spared(script, tmp_path):
+def test_folders_of_others_are_spared(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OutputExistsError, match="holds other files"):
-        run(script, tmp_path, methods=("random-neurons",))
+        run(tmp_path, methods=("random-neurons",))
     with pytest.raises(InputError, match="--seeds needs at least one value, each once"):
-        script["Options"](seeds=(1, 1))
-
-
-def test_ranks(script):
-    from kernel_distance_parts.network import spearman
-
-    assert spearman([(1, 1), (2, 4), (3, 9), (4, 16)]) == pytest.approx(1)
-    assert spearman([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
-    # 1 − 6 Σd² / (n (n² − 1)) with d = 0, 1, −1, 0
-    assert spearman([(1, 10), (2, 30), (3, 20), (4, 40)]) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert np.isnan(spearman([(1, 1), (2, 2)]))
-
-
-def test_labels_keep_clear_of_each_other(script):
-    from kernel_distance_parts.labels import place_labels
-
-    axis = Figure(figsize=(6, 6)).subplots()
-    labels = {f"method {i}": (0.5 + 0.01 * i, 0.5) for i in range(8)}
-    axis.set(xlim=(0, 1), ylim=(0, 1))
-    place_labels(axis, labels, list(labels.values()), lambda name: "black", lambda name: False)
-    boxes = [text.get_window_extent() for text in axis.texts if text.get_text()]
-    assert len(boxes) == 8
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        DistanceOptions(seeds=(1, 1))

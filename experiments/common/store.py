@@ -17,14 +17,14 @@ from ntkfusion.utils.files import MARKER, check_files, new_files
 #: What a job finds out, as it stands in its file: names → numbers, text, lists and tables of them.
 Result = dict[str, Any]
 
-#: Field of a method → its name in stored settings, which keep the spelling of the first results.
-STORED_NAMES = {"keep_ratio": "width"}
+#: Field or class of a method → its name in stored settings, which keep the spelling of the first results.
+STORED_NAMES = {"keep_ratio": "width", "AutoencoderTraining": "Training"}
 
 
 def stored_repr(value: object) -> str:
     """A method, or what holds methods, with all settings: results of older defaults are not taken for new ones.
 
-    Fields that were renamed since have their old names, so that earlier results are found again.
+    Fields and classes that were renamed since have their old names, so that earlier results are found again.
 
     >>> from ntkfusion.compression.registry import build_method
     >>> stored_repr(build_method("svd", 0.5))
@@ -32,7 +32,7 @@ def stored_repr(value: object) -> str:
     """
     text = repr(value)
     for name, stored in STORED_NAMES.items():
-        text = re.sub(rf"\b{name}=", f"{stored}=", text)
+        text = re.sub(rf"\b{name}(?=[=(])", stored, text)
     return text
 
 

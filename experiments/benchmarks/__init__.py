@@ -1,0 +1,1 @@
+"""Timings: one package per benchmark."""

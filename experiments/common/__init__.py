@@ -1,0 +1,1 @@
+"""What several experiments share: stored results, tables, labels, console, figures and text."""

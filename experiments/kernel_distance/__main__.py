@@ -1,0 +1,16 @@
+"""``uv run experiments/kernel_distance`` or ``python -m experiments.kernel_distance``."""
+
+import os
+import sys
+from pathlib import Path
+
+# the repository's root instead of this folder, whose modules have names of their own
+sys.path[0] = str(Path(__file__).parents[2])
+# read when the library is loaded: LAPACK's own threads fight with XLA's, and an SVD takes 5 to 30 times longer
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from experiments.common.console import start
+from experiments.kernel_distance.options import DistanceOptions
+from experiments.kernel_distance.run import main
+
+start(main, DistanceOptions)

@@ -1,1 +1,0 @@
-"""The parts of ``kernel_distance.py`` beside this folder: text, measurements that can be resumed, tables, figures."""

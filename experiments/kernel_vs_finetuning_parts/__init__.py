@@ -1,1 +1,0 @@
-"""The parts of ``experiments/kernel_vs_finetuning.py``."""

@@ -95,12 +95,12 @@ def batches_of(model: Any, options: Options) -> Batches:
 def ours(model: Any, batches: Batches, options: Options) -> Callable[[], float]:
     """A pass over the batches; the last loss."""
     from ntkfusion.training.optimizer import build_optimizer
-    from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+    from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
     from ntkfusion.utils.parameter_paths import flatten
 
     optimizer = build_optimizer(recipe(options), 10**6)
     step = make_step(task_loss(model.config, is_regression=False), optimizer, recipe(options))
-    fixed = Fixed({}, model.constants, dropout_key(0), {})
+    fixed = NonTrainable({}, model.constants, dropout_key(0), {})
     state = first_state(flatten(model.params), optimizer)
 
     def run() -> float:

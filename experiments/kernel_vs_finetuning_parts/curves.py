@@ -12,7 +12,7 @@ from kernel_vs_finetuning_parts.options import NONE, Options
 from kernel_vs_finetuning_parts.runs import Case, settings
 from ntkfusion.training.batches import minibatches
 from ntkfusion.training.linearised import curve_distance, linearised_training
-from ntkfusion.training.run import Data
+from ntkfusion.training.run import TokenizedTask
 
 
 def curve_cases(options: Options) -> list[Case]:
@@ -30,7 +30,7 @@ def curves(lab: Lab, case: Case) -> dict[str, Any]:
     """Losses of the real and of the linearised model on the same batches, and how far they are apart."""
     recipe = lab.options.recipe(case.task)
     model = lab.with_head(lab.compressed(case.method, case.width, case.seed), case.seed)
-    data, count = Data.of(model, lab.task, recipe), lab.options.linearised_updates
+    data, count = TokenizedTask.of(model, lab.task, recipe), lab.options.linearised_updates
     batches = minibatches(data.sets["train"], recipe, data.buckets, seed=case.seed)
     arrays = [batch.arrays for batch in islice(batches, count)]
     total = recipe.num_updates(len(lab.task.train))

@@ -1,6 +1,6 @@
-"""Legacy Flax checkpoints (``flax_model.msgpack``, single or sharded), by the names and with the axes of PyTorch's.
+"""Legacy Flax checkpoints (``flax_model.msgpack``, single or sharded), read and written array by array.
 
-Flax msgpack files, written array by array under the names of Hugging Face's Flax classes.
+What is read has PyTorch's names and axes, what is written those of Hugging Face's Flax classes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgpack
 import numpy as np
 
-from ntkfusion.checkpoints.formats.hf_folder import Plan, write_config_file
+from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_config_file
 from ntkfusion.checkpoints.formats.msgpack_walk import CHUNKED, Stored, WalkError, walk
 from ntkfusion.checkpoints.formats.outgoing import Outgoing
 from ntkfusion.checkpoints.formats.safetensors import shard_names, split, write_index
@@ -22,6 +22,7 @@ from ntkfusion.checkpoints.formats.statement import CONFIG_KEY, TENSOR_KEY, Stat
 from ntkfusion.checkpoints.formats.tensors import FLOATS, TensorInfo, empty, read_index, read_into, read_json_object
 from ntkfusion.errors import CheckpointError
 from ntkfusion.utils.digests import as_bytes, canonical
+from ntkfusion.utils.parameter_paths import Params
 
 SINGLE = "flax_model.msgpack"
 
@@ -166,16 +167,18 @@ def _statement(folder: Path, source: str, tensors: Iterable[str], problems: list
 CHUNK_SIZE = 2**30
 
 
-def write_flax(folder: Path, plan: Plan) -> None:
+def write_flax(folder: Path, outgoing: OutgoingModel) -> None:
     """Write config.json, Flax msgpack weights, and the digests beside them."""
-    write_config_file(folder, plan)
-    shards = split(plan.tensors, plan.max_shard_size)
+    write_config_file(folder, outgoing)
+    shards = split(outgoing.tensors, outgoing.max_shard_size)
     for name, shard in zip(shard_names(SINGLE, len(shards)), shards, strict=True):
         with (folder / name).open("wb") as file:
             _write_tree(file, _tree(shard))
-    write_index(folder / INDEX, SINGLE, shards, {tensor.name: "/".join(flax_path(tensor)) for tensor in plan.tensors})
-    noted = {TENSOR_KEY + name: value for name, value in plan.digests.items()}
-    noted[CONFIG_KEY] = canonical(function_fields(plan.model.config))
+    write_index(
+        folder / INDEX, SINGLE, shards, {tensor.name: "/".join(flax_path(tensor)) for tensor in outgoing.tensors}
+    )
+    noted = {TENSOR_KEY + name: value for name, value in outgoing.digests.items()}
+    noted[CONFIG_KEY] = canonical(function_fields(outgoing.model.config))
     (folder / DIGESTS).write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -191,8 +194,8 @@ def _last_word(tensor: Outgoing) -> str:
     return "kernel" if len(tensor.shape) == 2 else "scale"
 
 
-def _tree(tensors: Sequence[Outgoing]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _tree(tensors: Sequence[Outgoing]) -> Params:
+    tree: Params = {}
     for tensor in tensors:
         *path, last = flax_path(tensor)
         inner = tree
@@ -202,7 +205,7 @@ def _tree(tensors: Sequence[Outgoing]) -> dict[str, Any]:
     return tree
 
 
-def _write_tree(file: BinaryIO, tree: dict[str, Any]) -> None:
+def _write_tree(file: BinaryIO, tree: Params) -> None:
     packer = msgpack.Packer()
     file.write(packer.pack_map_header(len(tree)))
     for key, value in tree.items():

@@ -36,12 +36,12 @@ def predict(
         Logits in the order of the examples.
     """
     buckets = padded_lengths(model, (encoded,)) if buckets is None else buckets
-    program, found = _program(model.config), np.zeros((len(encoded), model.config.num_labels or 0), np.float64)
+    program, logits = _program(model.config), np.zeros((len(encoded), model.config.num_labels or 0), np.float64)
     # one precision wherever it is called from, so that each bucket has one program
     with jax.default_matmul_precision("highest"):
         for rows, arrays in in_order(encoded, batch_size, buckets):
-            found[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
-    return found
+            logits[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
+    return logits
 
 
 def evaluate(

@@ -212,8 +212,8 @@ def _followed(
 
 def _on_dev(outputs: Callable[..., Array], params: Flat, rest: NonTrainable, dev: Sequence[Arrays]) -> np.ndarray:
     tree = unflatten(params | rest.params)
-    found = [np.asarray(outputs(tree, rest.constants, arrays))[np.asarray(arrays["weights"]) > 0] for arrays in dev]
-    return np.concatenate(found)
+    logits = [np.asarray(outputs(tree, rest.constants, arrays))[np.asarray(arrays["weights"]) > 0] for arrays in dev]
+    return np.concatenate(logits)
 
 
 @lru_cache(maxsize=8)

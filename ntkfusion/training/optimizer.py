@@ -49,8 +49,8 @@ def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Rate]:
     for group in groups:
         if not any(matches(path, group.select) for path in paths):
             raise InputError(f"no parameter fits {group.select!r}; parameters are {', '.join(paths[:6])}, …")
-    found = {path: next((group for group in groups if matches(path, group.select)), Group("*")) for path in paths}
-    return {path: 0.0 if group.frozen else group.rate for path, group in found.items()}
+    group_of = {path: next((group for group in groups if matches(path, group.select)), Group("*")) for path in paths}
+    return {path: 0.0 if group.frozen else group.rate for path, group in group_of.items()}
 
 
 def changed_rates(rates: Mapping[str, Rate]) -> Flat:

@@ -149,9 +149,9 @@ class StateStore:
             for name, leaf in _leaves(like).items()
         }
         parts = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        found = self._manager.restore(self.step, args=parts)["arrays"]
+        arrays = self._manager.restore(self.step, args=parts)["arrays"]
         # copies: orbax's arrays may share memory with its reader, and updates take over what they are given
-        return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(found[name]) for name in abstract])
+        return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(arrays[name]) for name in abstract])
 
     def close(self) -> None:
         """Wait for what is being written."""

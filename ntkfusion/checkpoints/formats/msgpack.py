@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import msgpack
 import numpy as np
@@ -33,6 +33,10 @@ DIGESTS = "flax_model.digests.json"
 
 #: The last word of a Flax name → of PyTorch's; the others stay.
 _LAST_WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+#: Keys of Flax's nested dictionaries → array.
+_Arrays: TypeAlias = Mapping[tuple[str, ...], Stored]
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,12 @@ def open_msgpack(folder: Path, source: str | None = None) -> MsgpackFolder:
     source = str(folder) if source is None else source
     problems: list[str] = []
     if (folder / SINGLE).exists():
-        found = {SINGLE: _walked(folder / SINGLE, problems)}
+        arrays_of = {SINGLE: _walked(folder / SINGLE, problems)}
     else:
         weight_map, shards = read_index(folder, INDEX, ".msgpack", source, problems)
-        found = {shard: _walked(folder / shard, problems) for shard in shards}
-        problems += [] if problems else _disagreements(weight_map, found)
-    opened = _named(folder, source, found, problems)
+        arrays_of = {shard: _walked(folder / shard, problems) for shard in shards}
+        problems += [] if problems else _disagreements(weight_map, arrays_of)
+    opened = _named(folder, source, arrays_of, problems)
     if problems:
         raise CheckpointError(source, problems)
     return opened
@@ -124,8 +128,8 @@ def _walked(file: Path, problems: list[str]) -> dict[tuple[str, ...], Stored]:
     return {}
 
 
-def _disagreements(weight_map: Mapping[str, str], found: Mapping[str, Mapping[tuple[str, ...], Stored]]) -> list[str]:
-    held = {(_joined(path), shard) for shard, arrays in found.items() for path in arrays}
+def _disagreements(weight_map: Mapping[str, str], arrays_of: Mapping[str, _Arrays]) -> list[str]:
+    held = {(_joined(path), shard) for shard, arrays in arrays_of.items() for path in arrays}
     listed = {(name.removeprefix("params/"), shard) for name, shard in weight_map.items()}
     missing = [f"{name} is listed in {shard}, which does not hold it" for name, shard in sorted(listed - held)]
     return missing + [f"{name} is in {shard}, but {INDEX} does not say so" for name, shard in sorted(held - listed)]
@@ -135,13 +139,11 @@ def _joined(path: tuple[str, ...]) -> str:
     return "/".join(path)
 
 
-def _named(
-    folder: Path, source: str, found: Mapping[str, Mapping[tuple[str, ...], Stored]], problems: list[str]
-) -> MsgpackFolder:
+def _named(folder: Path, source: str, arrays_of: Mapping[str, _Arrays], problems: list[str]) -> MsgpackFolder:
     tensors: dict[str, TensorInfo] = {}
     stored: dict[str, Stored] = {}
     transposed: set[str] = set()
-    for file, arrays in found.items():
+    for file, arrays in arrays_of.items():
         for path, array in arrays.items():
             name = ".".join((*path[:-1], _LAST_WORDS.get(path[-1], path[-1])))
             if name in tensors:

@@ -231,13 +231,13 @@ class SwitchStack(nn.Module):
         bias = self._position_bias(x.shape[1]) + mask
         x = drop(x, deterministic=deterministic)
         before = 0 if self.side == "encoder" else config.num_encoder_layers
-        found = []
+        by_layer = []
         for index in range(config.depth(self.side)):
             layer = SwitchLayer(config, config.block_layout(before + index), name=f"layer_{index}")
             x, routed = layer(x, bias, source, source_mask, deterministic=deterministic)
-            found.append(routed)
+            by_layer.append(routed)
         x = drop(_norm(x, config, "norm"), deterministic=deterministic)
-        return x, tuple(routed for routed in found if routed is not None)
+        return x, tuple(routed for routed in by_layer if routed is not None)
 
     def _position_bias(self, length: int) -> Float[Array, "1 H q q"]:
         config = self.config

@@ -1,16 +1,15 @@
-"""An account for every tensor of a checkpoint: it is a parameter, it is left aside for a reason, or it is a problem.
+"""The audit: every tensor of a checkpoint against every parameter of the model, all problems in one error.
 
-The audit: every tensor of a checkpoint against every parameter of the model, all problems in one error.
-
-Shapes and dtypes are compared from the headers; only tensors that passed are read, and then searched for NaN and Inf.
+First by names alone: a tensor is a parameter, is left aside for a reason, or is a problem (`match_tensors`). Then
+shapes and dtypes are compared from the headers; only tensors that passed are read, and searched for NaN and Inf.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,15 @@ from ntkfusion.utils.parameter_paths import Params, path_of
 
 
 @dataclass(frozen=True)
-class Found:
+class MatchedTensor:
     """A tensor of the file and the place it belongs to."""
 
     info: TensorInfo
     place: Place
+
+
+#: Tensors with the one that holds the same numbers.
+_Ties: TypeAlias = tuple[tuple[MatchedTensor, MatchedTensor], ...]
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,25 @@ class Matching:
     Attributes:
         source: the checkpoint in the user's words.
         table: the names it was matched with.
-        found: slot of a parameter (its path, or one expert's part of it) → its tensor.
+        matched: slot of a parameter (its path, or one expert's part of it) → its tensor.
         left_aside: tensor → why it is not needed.
         problems: tensors with no account.
     """
 
     source: str
     table: NameTable
-    found: dict[str, Found]
+    matched: dict[str, MatchedTensor]
     left_aside: dict[str, str]
     problems: tuple[str, ...]
 
     @property
     def layers(self) -> set[str]:
         """Paths of the layers that the file has tensors of."""
-        return {found.place.layer for found in self.found.values() if found.place.layer is not None}
+        return {tensor.place.layer for tensor in self.matched.values() if tensor.place.layer is not None}
 
     def shape(self, path: str) -> tuple[int, ...] | None:
         """The shape in the file of the tensor for the parameter `path`; None if there is none."""
-        return self.found[path].info.shape if path in self.found else None
+        return self.matched[path].info.shape if path in self.matched else None
 
 
 def match_tensors(opened: TensorSource, table: NameTable) -> Matching:
@@ -70,7 +73,7 @@ def match_tensors(opened: TensorSource, table: NameTable) -> Matching:
     Returns:
         The accounts. Unknown names and two names of one parameter are among its problems.
     """
-    found: dict[str, Found] = {}
+    matched: dict[str, MatchedTensor] = {}
     left_aside: dict[str, str] = {}
     problems: list[str] = []
     for name, info in sorted(opened.tensors.items()):
@@ -79,14 +82,14 @@ def match_tensors(opened: TensorSource, table: NameTable) -> Matching:
             left_aside[name] = reason
         elif place is None:
             problems.append(f"{name} is unexpected: {table.architecture} has no parameter of this name")
-        elif place.slot in found:
-            problems.append(f"{name} and {found[place.slot].info.name} are the same parameter, expected one of them")
+        elif place.slot in matched:
+            problems.append(f"{name} and {matched[place.slot].info.name} are the same parameter, expected one of them")
         else:
-            found[place.slot] = Found(info, place)
-    return Matching(opened.source, table, found, left_aside, tuple(problems))
+            matched[place.slot] = MatchedTensor(info, place)
+    return Matching(opened.source, table, matched, left_aside, tuple(problems))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Audit:
     """What became of every tensor of a checkpoint that passed.
 
@@ -103,13 +106,13 @@ class Audit:
     dtypes: dict[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Comparison:
     """What the headers alone say: slots that can be read, tensors that are not needed, tied ones, and problems."""
 
-    readable: dict[str, Found]
+    readable: dict[str, MatchedTensor]
     unused: dict[str, str]
-    ties: tuple[tuple[Found, Found], ...]
+    ties: _Ties
     problems: tuple[str, ...]
 
 
@@ -135,7 +138,7 @@ def read_parameters(
     expected = abstract_params(config)
     comparison = _compare(matching, expected, config)
     problems = [*comparison.problems, *_differing_ties(opened, comparison.ties, dtype)]
-    places = {found.info.name: found.place for found in comparison.readable.values()}
+    places = {tensor.info.name: tensor.place for tensor in comparison.readable.values()}
     assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
         place = places[name]
@@ -154,7 +157,9 @@ class _Assembly:
 
     def __init__(self, expected: Params, dtype: str) -> None:
         self._expected, self._dtype = expected, dtype
-        self._shapes = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+        self._shapes = {
+            path_of(path): parameter.shape for path, parameter in jax.tree_util.tree_leaves_with_path(expected)
+        }
         self._whole: dict[str, jax.Array] = {}
         self._stacks: dict[str, np.ndarray] = {}
 
@@ -174,8 +179,8 @@ class _Assembly:
 
 
 def _audit(matching: Matching, comparison: _Comparison) -> Audit:
-    infos = [found.info for found in comparison.readable.values()]
-    ties = {found.info.name: f"the same numbers as {other.info.name}" for found, other in comparison.ties}
+    infos = [tensor.info for tensor in comparison.readable.values()]
+    ties = {tensor.info.name: f"the same numbers as {other.info.name}" for tensor, other in comparison.ties}
     return Audit(
         loaded=tuple(info.name for info in infos),
         left_aside=matching.left_aside | comparison.unused | ties,
@@ -198,24 +203,25 @@ def _refuse_absurd_sizes(opened: TensorSource, matching: Matching, config: Model
 
 def _compare(matching: Matching, expected: Params, config: ModelConfig) -> _Comparison:
     shapes = _slot_shapes(matching, expected)
-    known = {key: found for key, found in matching.found.items() if key in shapes}
-    extra = [found for key, found in matching.found.items() if key not in shapes]
-    defects = {key: _defects(found, shapes[key]) for key, found in known.items()}
-    sound = {key for key, found in defects.items() if not found}
+    known = {key: tensor for key, tensor in matching.matched.items() if key in shapes}
+    extra = [tensor for key, tensor in matching.matched.items() if key not in shapes]
+    defects = {key: _defects(tensor, shapes[key]) for key, tensor in known.items()}
+    sound = {key for key, problems in defects.items() if not problems}
     # an output layer that is not tied is a head's own, which the model may be loaded without
-    ties = _ties(matching, [found for found in extra if config.tie_word_embeddings or not found.place.optional], sound)
-    tied = {found.info.name for found, _ in ties}
-    untied = [found for found in extra if found.info.name not in tied]
+    candidates = [tensor for tensor in extra if config.tie_word_embeddings or not tensor.place.optional]
+    ties = _ties(matching, candidates, sound)
+    tied = {tensor.info.name for tensor, _ in ties}
+    untied = [tensor for tensor in extra if tensor.info.name not in tied]
     problems = [
         *matching.problems,
         *_layer_problems(matching, config),
         *_missing(matching, shapes),
         *_unexpected(untied, {*config.layer_paths}),
-        *(defect for found in defects.values() for defect in found),
+        *(defect for each in defects.values() for defect in each),
     ]
-    readable = {key: found for key, found in known.items() if not defects[key]}
+    readable = {key: tensor for key, tensor in known.items() if not defects[key]}
     reason = f"the model is loaded with {f'the head {config.head!r}' if config.head else 'no head'}, without this part"
-    unused = {found.info.name: reason for found in untied if found.place.optional}
+    unused = {tensor.info.name: reason for tensor in untied if tensor.place.optional}
     return _Comparison(readable, unused, ties, tuple(problems))
 
 
@@ -231,23 +237,27 @@ def _slot_shapes(matching: Matching, expected: Params) -> dict[str, tuple[int, .
     return shapes
 
 
-def _ties(matching: Matching, extra: list[Found], sound: set[str]) -> tuple[tuple[Found, Found], ...]:
+def _ties(
+    matching: Matching, extra: list[MatchedTensor], sound: set[str]
+) -> tuple[tuple[MatchedTensor, MatchedTensor], ...]:
     """Tensors that the model takes from another one, with that one."""
     tied = matching.table.tied
     return tuple(
-        (found, matching.found[tied[found.place.path]])
-        for found in extra
-        if found.place.path in tied and tied[found.place.path] in sound
+        (tensor, matching.matched[tied[tensor.place.path]])
+        for tensor in extra
+        if tensor.place.path in tied and tied[tensor.place.path] in sound
     )
 
 
-def _differing_ties(opened: TensorSource, ties: tuple[tuple[Found, Found], ...], dtype: str) -> list[str]:
+def _differing_ties(
+    opened: TensorSource, ties: tuple[tuple[MatchedTensor, MatchedTensor], ...], dtype: str
+) -> list[str]:
     problems = []
-    for found, other in ties:
-        arrays = dict(opened.arrays([found.info.name, other.info.name]))
-        one, two = (converted(arrays[info.name], dtype) for info in (found.info, other.info))
+    for tensor, other in ties:
+        arrays = dict(opened.arrays([tensor.info.name, other.info.name]))
+        one, two = (converted(arrays[info.name], dtype) for info in (tensor.info, other.info))
         if not np.array_equal(one, two, equal_nan=True):
-            problems.append(f"{found.info.name} differs from {other.info.name}, though config.json ties them")
+            problems.append(f"{tensor.info.name} differs from {other.info.name}, though config.json ties them")
     return problems
 
 
@@ -269,7 +279,7 @@ def _short(layer: str) -> str:
 
 def _missing(matching: Matching, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     problems = []
-    for key in shapes.keys() - matching.found.keys():
+    for key in shapes.keys() - matching.matched.keys():
         path, _, expert = key.removesuffix("]").partition("[")
         name = matching.table.tensor_of(path, int(expert) if expert else None)
         place = matching.table.find(name)
@@ -278,18 +288,18 @@ def _missing(matching: Matching, shapes: dict[str, tuple[int, ...]]) -> list[str
     return sorted(problems)
 
 
-def _unexpected(extra: list[Found], layers: set[str]) -> list[str]:
+def _unexpected(extra: list[MatchedTensor], layers: set[str]) -> list[str]:
     """Parameters of the architecture that this configuration does not have; surplus layers are reported elsewhere."""
     return [
-        f"{found.info.name} is unexpected: a model of this configuration does not have it"
-        for found in extra
-        if not found.place.optional and (found.place.layer is None or found.place.layer in layers)
+        f"{tensor.info.name} is unexpected: a model of this configuration does not have it"
+        for tensor in extra
+        if not tensor.place.optional and (tensor.place.layer is None or tensor.place.layer in layers)
     ]
 
 
-def _defects(found: Found, shape: tuple[int, ...]) -> list[str]:
+def _defects(tensor: MatchedTensor, shape: tuple[int, ...]) -> list[str]:
     """What the header says is wrong with one tensor."""
-    info, wanted = found.info, found.place.shape_in_file(shape)
+    info, wanted = tensor.info, tensor.place.shape_in_file(shape)
     defects = []
     if info.shape != wanted:
         hint = "; it looks transposed" if info.shape == wanted[::-1] else ""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.blocks.base import BlockBase
+from ntkfusion.models.blocks.block import Block, Layout
 from ntkfusion.models.blocks.coded import CodedBlock
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.masked import MaskedBlock
-from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.models.blocks.mixture import Expert, MixtureBlock
 from ntkfusion.models.model import Model
 
 #: Array → the axis of its neurons, counted from the end: experts are stacked along a first axis.
 _NEURON_AXES = {"w1": -1, "b1": -1, "w2": -2, "gate": -1, "gate_bias": -1, "up": -1, "up_bias": -1}
+
+T = TypeVar("T")
 
 _KEEP = "format='ntkfusion' keeps the blocks as they are"
 
@@ -56,7 +58,7 @@ def exportable(model: Model, *, pad: bool = False, merge: bool = False) -> Model
     return _with_blocks(model, [_padded(block, max(widths)) for block in plain], max(widths))
 
 
-def _with_blocks(model: Model, blocks: list[Any], width: int) -> Model:
+def _with_blocks(model: Model, blocks: list[Block], width: int) -> Model:
     config = dataclasses.replace(model.config, mlp_layouts=())
     if any(config.original_layout(index).hidden_width != width for index in range(config.num_blocks)):
         config = dataclasses.replace(config, **{config.WIDTH_FIELD: width})
@@ -72,12 +74,15 @@ def _with_blocks(model: Model, blocks: list[Any], width: int) -> Model:
     return dataclasses.replace(replaced, config=config)
 
 
-def _plain(block: Any) -> Any:
+def _plain(block: Block) -> Block:
     """The block with dense weights and no constants."""
     if isinstance(block, MixtureBlock):
         # one expert after the other: what is the same for all (kinds, shapes) is seen only once
-        experts = jax.vmap(_plain)(block.experts)
-        return MixtureBlock(block.router, experts, train_router=True)
+        return MixtureBlock(block.router, jax.vmap(_plain_expert)(block.experts), train_router=True)
+    return _plain_expert(block)
+
+
+def _plain_expert(block: Expert) -> Expert:
     if isinstance(block, FactorizedBlock | MaskedBlock):
         return block.merge()
     if isinstance(block, CodedBlock):
@@ -85,7 +90,7 @@ def _plain(block: Any) -> Any:
     return block.fold() if isinstance(block, MLPBlock) else block
 
 
-def _refuse_factors(blocks: list[Any]) -> None:
+def _refuse_factors(blocks: list[Block]) -> None:
     kinds = {index: _factored(block) for index, block in enumerate(blocks)}
     concerned = [index for index, kind in kinds.items() if kind]
     if not concerned:
@@ -100,12 +105,12 @@ def _refuse_factors(blocks: list[Any]) -> None:
     )
 
 
-def _factored(block: Any) -> str:
+def _factored(block: Block) -> str:
     inner = block.experts if isinstance(block, MixtureBlock) else block
     return {FactorizedBlock: "factorised", CodedBlock: "coded"}.get(type(inner), "")
 
 
-def _padded(block: Any, width: int) -> Any:
+def _padded(block: Block, width: int) -> Block:
     """The block with neurons of zero weights up to `width`."""
     if isinstance(block, MixtureBlock):
         return block.replace(experts=_padded(block.experts, width))
@@ -114,7 +119,7 @@ def _padded(block: Any, width: int) -> Any:
     return _exchanged(block, arrays)
 
 
-def _exchanged(block: BlockBase, arrays: dict[str, Any]) -> Any:
+def _exchanged(block: T, arrays: dict[str, jax.Array]) -> T:
     # leaf by leaf: the constructor would refuse arrays of experts, which have a leading axis
     new = object.__new__(type(block))
     for field in dataclasses.fields(block):  # pyright: ignore[reportArgumentType]
@@ -128,7 +133,7 @@ def _filled(array: jax.Array, axis: int, width: int) -> jax.Array:
     return jnp.pad(array, missing) if missing[axis][1] else array
 
 
-def _with_biases(block: Any, wanted: Any) -> Any:
+def _with_biases(block: Block, wanted: Layout) -> Block:
     """The block with biases of zero where the architecture has biases."""
     if isinstance(block, MixtureBlock) and isinstance(wanted, MixtureBlock):
         return block.replace(experts=_with_biases(block.experts, wanted.experts))
@@ -139,11 +144,11 @@ def _with_biases(block: Any, wanted: Any) -> Any:
     return _exchanged(block, {name: jnp.zeros_like(matrices[name][..., 0, :]) for name in absent})
 
 
-def _signature(block: Any) -> Any:
+def _signature(block: Block) -> tuple[object, ...]:
     return jax.tree.structure(block), tuple(leaf.shape for leaf in jax.tree.leaves(block))
 
 
-def _described(block: Any) -> str:
+def _described(block: Block) -> str:
     names = ", ".join(f"{name} {list(array.shape)}" for name, array in block.parameters().items())
     return f"a {type(block).__name__} with {block.activation} ({names})"
 
@@ -152,7 +157,7 @@ def _listed(widths: list[int]) -> str:
     return ", ".join(f"{widths.count(width)} × {width}" for width in sorted(set(widths)))
 
 
-def _zeros(blocks: list[Any]) -> str:
+def _zeros(blocks: list[Block]) -> str:
     width = max(block.hidden_width for block in blocks)
     before = sum(block.num_parameters for block in blocks)
     after = sum(

@@ -8,21 +8,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ntkfusion.checkpoints.audit import Audit, Matching, match_tensors, read_parameters
 from ntkfusion.checkpoints.formats import msgpack as msgpack_reader
 from ntkfusion.checkpoints.formats import safetensors as safetensors_reader
-from ntkfusion.checkpoints.formats.native import HEADER, read_own
+from ntkfusion.checkpoints.formats.native import HEADER, read_native
 from ntkfusion.checkpoints.formats.tensors import TensorSource, read_json_object
 from ntkfusion.checkpoints.heads import WantedHead, with_head
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.config import JsonObject, ModelConfig
 from ntkfusion.models.model import Model, Origin, abstract_params
 from ntkfusion.models.registry import architecture_of, read_config
-from ntkfusion.utils.parameter_paths import Params, path_of
+from ntkfusion.utils.parameter_paths import Params, parameter_paths
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def load_with_audit(
     _check_dtype(dtype)
     folder, name = find_folder(source), str(source)
     if (folder / HEADER).exists() and not (folder / "config.json").exists():
-        model, audit = read_own(folder, name, dtype)
+        model, audit = read_native(folder, name, dtype)
         loaded = _load_tokenizer(folder, name) if tokenizer else None
         return dataclasses.replace(_with_wanted_head(model, head), tokenizer=loaded), audit
     original = _read_contents(folder, name)
@@ -97,7 +96,7 @@ def _with_wanted_head(model: Model, head: WantedHead) -> Model:
         problem = f"it is a model with {f'the head {model.config.head!r}' if model.config.head else 'no head'}"
         raise CheckpointError(model.source, [f"{problem}; load it with head='auto', and put a fresh head on it"])
     config = dataclasses.replace(model.config, head=None, num_labels=None)
-    config = config.with_parts([path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)])
+    config = config.with_parts(parameter_paths(model.params))
     params = _restricted(model.params, abstract_params(config))
     return dataclasses.replace(model, config=config, params=params)
 
@@ -119,7 +118,7 @@ def _open_weights(folder: Path, source: str) -> TensorSource:
 
 def _dtypes(matching: Matching) -> dict[str, str]:
     """Canonical name, without prefix → how the tensor is stored."""
-    places = [(found.place, found.info.dtype) for found in matching.found.values()]
+    places = [(tensor.place, tensor.info.dtype) for tensor in matching.matched.values()]
     return {matching.table.tensor_of(place.path, place.expert): dtype for place, dtype in places}
 
 
@@ -132,14 +131,14 @@ def _check_dtype(dtype: str) -> None:
         )
 
 
-def _read_contents(folder: Path, source: str) -> dict[str, Any]:
+def _read_contents(folder: Path, source: str) -> JsonObject:
     file = folder / "config.json"
     if not file.exists():
         raise CheckpointError(source, ["it has no config.json; expected a Hugging Face model folder"])
     return read_json_object(file, source)
 
 
-def _parsed(contents: dict[str, Any], source: str) -> ModelConfig:
+def _parsed(contents: JsonObject, source: str) -> ModelConfig:
     try:
         return read_config(contents)
     except InputError as error:

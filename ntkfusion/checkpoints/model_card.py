@@ -13,7 +13,7 @@ from ntkfusion._version import __version__
 from ntkfusion.models.model import Model
 
 #: How a model was made, by name.
-Notes: TypeAlias = Mapping[Any, Any]
+Notes: TypeAlias = Mapping[Any, object]
 
 #: Format → what it is, and how it is loaded. `{name}` is the class of transformers.
 _FORMATS = {
@@ -100,19 +100,19 @@ def _section(parts: Notes) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
 
 
-def _flat(parts: Notes) -> dict[str, Any]:
+def _flat(parts: Notes) -> dict[str, object]:
     """Column → value; parts of parts are columns too."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in parts.items():
         flat |= _flat(_parts(value)) if _has_parts(value) else {_title(key): value}
     return flat
 
 
-def _title(key: Any) -> str:
+def _title(key: object) -> str:
     return f"block {key}" if isinstance(key, int) else str(key).replace("_", " ")
 
 
-def _has_parts(value: Any) -> bool:
+def _has_parts(value: object) -> bool:
     return isinstance(value, Mapping) or dataclasses.is_dataclass(value)
 
 
@@ -120,7 +120,7 @@ def _parts(value: Any) -> Notes:
     return value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):

@@ -10,9 +10,9 @@ from typing import get_args
 
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.formats import Format
-from ntkfusion.checkpoints.formats.hf_folder import Plan, write_hf
+from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_hf
 from ntkfusion.checkpoints.formats.msgpack import write_flax
-from ntkfusion.checkpoints.formats.native import own_tensors, write_own
+from ntkfusion.checkpoints.formats.native import native_tensors, write_native
 from ntkfusion.checkpoints.formats.outgoing import Outgoing, check_dtype, digests_of, named_outgoing
 from ntkfusion.checkpoints.model_card import Notes, model_card
 from ntkfusion.errors import InputError
@@ -20,7 +20,7 @@ from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class
 from ntkfusion.utils.files import check_output, new_folder
 
-_WRITERS: dict[str, Callable[[Path, Plan], None]] = {"hf": write_hf, "flax": write_flax}
+_WRITERS: dict[str, Callable[[Path, OutgoingModel], None]] = {"hf": write_hf, "flax": write_flax}
 
 #: Bytes of tensors above which weights are split over several files.
 MAX_SHARD_SIZE = 5 * 10**9
@@ -48,7 +48,7 @@ def save_model(
         model: the model.
         folder: where to; its parents are made if need be.
         format: ``"hf"``: a Hugging Face folder, which transformers loads. ``"flax"``: a Flax msgpack file with Hugging
-            Face's names. ``"ntkfusion"``: this library's own format, which keeps compressed blocks as they are.
+            Face's names. ``"ntkfusion"``: this library's native format, which keeps compressed blocks as they are.
         dtype: how tensors are stored, such as ``"float16"``; by default each as the original's file stored it, and
             single or double precision, as in memory, if there was none.
         pad: fill MLP blocks of different widths up to the widest with zero neurons ("hf" and "flax").
@@ -66,7 +66,10 @@ def save_model(
         OutputExistsError: if the folder is there and may not be replaced.
     """
     check_request(Path(folder), format=format, dtype=dtype, overwrite=overwrite, max_shard_size=max_shard_size)
-    files = _own(model, dtype) if format == "ntkfusion" else _theirs(model, format, dtype, pad, merge, max_shard_size)
+    if format == "ntkfusion":
+        files = _native(model, dtype)
+    else:
+        files = _hugging_face(model, format, dtype, pad, merge, max_shard_size)
     card = model_card(model, files.saved, kind=format, name=files.name, num_bytes=files.num_bytes, notes=notes)
     with new_folder(Path(folder), overwrite=overwrite) as new:
         files.write(new)
@@ -86,18 +89,18 @@ class _Files:
     write: Callable[[Path], None]
 
 
-def _own(model: Model, dtype: str | None) -> _Files:
-    tensors, shared = own_tensors(model, dtype)
+def _native(model: Model, dtype: str | None) -> _Files:
+    tensors, shared = native_tensors(model, dtype)
     digests = digests_of(tensors)
-    return _Files(model, "", _size(tensors), lambda folder: write_own(folder, model, tensors, shared, digests))
+    return _Files(model, "", _size(tensors), lambda folder: write_native(folder, model, tensors, shared, digests))
 
 
-def _theirs(model: Model, kind: str, dtype: str | None, pad: bool, merge: bool, max_shard_size: int) -> _Files:
+def _hugging_face(model: Model, kind: str, dtype: str | None, pad: bool, merge: bool, max_shard_size: int) -> _Files:
     saved = exportable(model, pad=pad, merge=merge)
     name = transformers_class(saved.config)
     tensors = named_outgoing(saved, dtype)
-    plan = Plan(saved, tensors, digests_of(tensors), max_shard_size)
-    return _Files(saved, name, _size(tensors), lambda folder: _WRITERS[kind](folder, plan))
+    outgoing = OutgoingModel(saved, tensors, digests_of(tensors), max_shard_size)
+    return _Files(saved, name, _size(tensors), lambda folder: _WRITERS[kind](folder, outgoing))
 
 
 def _size(tensors: Sequence[Outgoing]) -> int:

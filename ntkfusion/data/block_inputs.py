@@ -152,22 +152,22 @@ def _collect(
         wanted.setdefault(row, []).append((index, column))
     shape = (len(sample), model.config.hidden_size)
     dtype = np.dtype(jax.tree.leaves(model.params)[0].dtype)
-    found = [np.empty(shape, dtype) for _ in range(model.config.num_blocks)]
+    rows_of = [np.empty(shape, dtype) for _ in range(model.config.num_blocks)]
     for batch, ids, mask in _batches(encodings, sorted(wanted), batch_size, model.config.max_length):
         states = _by_block(model, [np.asarray(state) for state in model.block_inputs(ids, mask)])
         for place, row in enumerate(batch):
             for index, column in wanted[row]:
                 for block, seen in enumerate(states):
-                    found[block][index] = seen[index % len(seen)][place, column]
-    return tuple(jnp.asarray(array) for array in found)
+                    rows_of[block][index] = seen[index % len(seen)][place, column]
+    return tuple(jnp.asarray(array) for array in rows_of)
 
 
 def _by_block(model: Model, states: list[np.ndarray]) -> list[list[np.ndarray]]:
     """The inputs of every block: one array, or as many as there are layers that share it."""
-    found: list[list[np.ndarray]] = [[] for _ in range(model.config.num_blocks)]
+    inputs_of: list[list[np.ndarray]] = [[] for _ in range(model.config.num_blocks)]
     for block, state in zip(model.config.applications, states, strict=True):
-        found[block].append(state)
-    return found
+        inputs_of[block].append(state)
+    return inputs_of
 
 
 def _batches(

@@ -1,7 +1,4 @@
-"""What a model reads.
-
-What a model returns.
-"""
+"""What a model reads, and what it returns."""
 
 from __future__ import annotations
 

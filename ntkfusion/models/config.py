@@ -1,19 +1,30 @@
-"""What every architecture's configuration has, and checks of values before anything is allocated."""
+"""What every architecture's configuration has, and checks of values before anything is allocated.
+
+Every field of a configuration is made by one of `size`, `index`, `token_id`, `number`, `text`, `flag` and `unchecked`,
+which say in the field's metadata how its values are checked.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from ntkfusion.errors import InputError
+from ntkfusion.models.blocks.block import Layout
 
 #: The largest value any size in a configuration may have: beyond it a file is damaged, not large.
 LARGEST_SIZE = 2**24
 
-#: A size that may be 0, or the number of something that is counted from 0.
-Index: TypeAlias = int
+#: The contents of a JSON file such as ``config.json``: names → values, of which nothing is known yet.
+JsonObject: TypeAlias = Mapping[str, Any]
+
+#: (name of a field, its value, all values) → nothing; raises InputError for a value that the field cannot have.
+Check: TypeAlias = Callable[[str, object, JsonObject], None]
+
+#: Keys of a field's metadata: its `Check`, and whether it may be None.
+CHECK, OPTIONAL = "check", "optional"
 
 #: What a network has behind its last layer, beside nothing.
 Head: TypeAlias = Literal[
@@ -27,6 +38,86 @@ Head: TypeAlias = Literal[
 
 #: Heads whose number of outputs is free.
 WITH_LABELS: tuple[Head, ...] = ("sequence-classification", "token-classification")
+
+
+_T = TypeVar("_T")
+
+
+def field_of(default: _T, check: Check | None, *, optional: bool = False) -> _T:
+    """A field whose values a function checks; with the default None, it may be None."""
+    return dataclasses.field(default=default, metadata={CHECK: check, OPTIONAL: optional or default is None})
+
+
+def size(default: _T, *, optional: bool = False) -> _T:
+    """A field that is a whole number from 1 on."""
+    return field_of(default, _check_size, optional=optional)
+
+
+def index(default: _T, *, optional: bool = False) -> _T:
+    """A field that is a whole number from 0 on."""
+    return field_of(default, _check_index, optional=optional)
+
+
+def token_id(default: _T, *, optional: bool = False) -> _T:
+    """A field that is the number of a token in the vocabulary."""
+    return field_of(default, _check_token_id, optional=optional)
+
+
+def number(default: _T, *, optional: bool = False) -> _T:
+    """A field that is a small number from 0 on, such as a probability."""
+    return field_of(default, _check_number, optional=optional)
+
+
+def text(default: _T, *, optional: bool = False) -> _T:
+    """A field that is a string."""
+    return field_of(default, _check_text, optional=optional)
+
+
+def flag(default: _T) -> _T:
+    """A field that is true or false."""
+    return field_of(default, _check_flag)
+
+
+def unchecked(default: _T) -> _T:
+    """A field that is not checked by itself: ``__post_init__`` looks at it together with others."""
+    return field_of(default, None)
+
+
+def check_whole(name: str, value: object, smallest: int, largest: int = LARGEST_SIZE) -> None:
+    """Refuse what is no whole number of a range.
+
+    Raises:
+        InputError: naming the field, the range and the value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+        raise InputError(f"config: {name} must be a whole number from {smallest} to {largest}, got {value!r}")
+
+
+def _check_size(name: str, value: object, values: JsonObject) -> None:
+    check_whole(name, value, 1)
+
+
+def _check_index(name: str, value: object, values: JsonObject) -> None:
+    check_whole(name, value, 0)
+
+
+def _check_token_id(name: str, value: object, values: JsonObject) -> None:
+    check_whole(name, value, 0, values["vocab_size"] - 1)
+
+
+def _check_number(name: str, value: object, values: JsonObject) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e3:
+        raise InputError(f"config: {name} must be a small non-negative number, got {value!r}")
+
+
+def _check_text(name: str, value: object, values: JsonObject) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"config: {name} must be a string, got {value!r}")
+
+
+def _check_flag(name: str, value: object, values: JsonObject) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"config: {name} must be true or false, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +136,18 @@ class ModelConfig(ABC):
             of different shapes.
     """
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    head: Head | None = None
-    num_labels: int | None = None
-    tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
-    mlp_layouts: tuple[Any, ...] = ()
+    vocab_size: int = size(30522)
+    hidden_size: int = size(768)
+    head: Head | None = unchecked(None)  # noqa: RUF009
+    num_labels: int | None = size(None)
+    tie_word_embeddings: bool = flag(True)
+    initializer_range: float = number(0.02)
+    mlp_layouts: tuple[Layout, ...] = unchecked(())
 
     #: Heads that this architecture can have.
     HEADS: ClassVar[tuple[Head, ...]] = ()
     #: Fields that are not keys of ``config.json``.
-    OWN_FIELDS: ClassVar[tuple[str, ...]] = ("head", "num_labels", "mlp_layouts")
+    NOT_IN_FILE: ClassVar[tuple[str, ...]] = ("head", "num_labels", "mlp_layouts")
     #: The field that is the hidden width of every original MLP block.
     WIDTH_FIELD: ClassVar[str] = "intermediate_size"
 
@@ -97,7 +188,7 @@ class ModelConfig(ABC):
         """Where in the parameter tree each MLP block is, such as ``layer_0/mlp``, in the order of the network."""
 
     @abstractmethod
-    def original_layout(self, index: int) -> Any:
+    def original_layout(self, index: int) -> Layout:
         """The layout that MLP block `index` has before any compression."""
 
     def with_parts(self, paths: Collection[str]) -> ModelConfig:
@@ -138,43 +229,26 @@ class ModelConfig(ABC):
         """Where in the parameter tree the layer of each MLP block is."""
         return tuple(path.rsplit("/", 1)[0] for path in self.block_paths)
 
-    def block_layout(self, index: int) -> Any:
+    def block_layout(self, index: int) -> Layout:
         """The layout of MLP block `index`."""
         return self.mlp_layouts[index] if self.mlp_layouts else self.original_layout(index)
 
 
-def check_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> None:
+def check_values(cls: type[ModelConfig], values: JsonObject) -> None:
     """Check every given value by itself, before anything is computed with it.
 
     Raises:
-        InputError: for a value that its field cannot have; fields that are not given are not looked at.
+        InputError: for a value that its field cannot have; for fields that are not given their defaults are checked.
     """
-    for field in dataclasses.fields(cls):
-        value = values.get(field.name, field.default)
-        optional = str(field.type).endswith("| None")
-        if optional and value is None:
-            continue
-        match str(field.type).removesuffix(" | None"):
-            case "int":
-                _check_size(field.name, value)
-            case "Index":
-                _check_size(field.name, value, smallest=0)
-            case "float" if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e3:
-                raise InputError(f"config: {field.name} must be a small non-negative number, got {value!r}")
-            case "str" if not isinstance(value, str):
-                raise InputError(f"config: {field.name} must be a string, got {value!r}")
-            case "bool" if not isinstance(value, bool):
-                raise InputError(f"config: {field.name} must be true or false, got {value!r}")
-            case _:
-                pass
+    fields = dataclasses.fields(cls)
+    whole = {field.name: field.default for field in fields} | dict(values)
+    for field in fields:
+        check: Check | None = field.metadata[CHECK]
+        if check is not None and not (field.metadata[OPTIONAL] and whole[field.name] is None):
+            check(field.name, whole[field.name], whole)
 
 
-def _check_size(name: str, value: Any, smallest: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= LARGEST_SIZE:
-        raise InputError(f"config: {name} must be a whole number from {smallest} to {LARGEST_SIZE}, got {value!r}")
-
-
-def known_values(cls: type[ModelConfig], config: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+def known_values(cls: type[ModelConfig], config: JsonObject, required: Sequence[str]) -> dict[str, Any]:
     """The values of ``config.json`` that are fields of a configuration, checked.
 
     Args:
@@ -191,16 +265,16 @@ def known_values(cls: type[ModelConfig], config: Mapping[str, Any], required: Se
     missing = [name for name in required if name not in config]
     if missing:
         raise InputError(f"config: missing {', '.join(missing)}")
-    names = {field.name for field in dataclasses.fields(cls)} - {*cls.OWN_FIELDS}
+    names = {field.name for field in dataclasses.fields(cls)} - {*cls.NOT_IN_FILE}
     return checked_values(cls, {name: config[name] for name in names if name in config})
 
 
-def checked_values(cls: type[ModelConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+def checked_values(cls: type[ModelConfig], values: JsonObject) -> dict[str, Any]:
     """Values from a JSON file for some fields, checked; whole numbers become floats where the field is one.
 
     Raises:
         InputError: as `check_values`.
     """
     check_values(cls, values)
-    floats = {field.name for field in dataclasses.fields(cls) if str(field.type).startswith("float")}
-    return {k: float(value) if k in floats and value is not None else value for k, value in values.items()}
+    numbers = {field.name for field in dataclasses.fields(cls) if field.metadata[CHECK] is _check_number}
+    return {k: float(value) if k in numbers and value is not None else value for k, value in values.items()}

@@ -1,6 +1,7 @@
-"""The hidden states behind every layer, whatever the architecture.
+"""A network with its weights: the object that `ntkfusion.load_model` returns.
 
-A network with its weights: the object that `ntkfusion.load_model` returns.
+Around it what it is made and run with, whatever the architecture: batches, the hidden states behind every layer, the
+inputs of every MLP block, and parameters that are fresh or of which only the shapes are wanted.
 """
 
 from __future__ import annotations
@@ -19,47 +20,9 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch, ModelOutput
 from ntkfusion.models.blocks.block import Block, layout
-from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.config import JsonObject, ModelConfig
 from ntkfusion.models.registry import build_network
 from ntkfusion.utils.parameter_paths import Params, subtree, with_subtree
-
-
-def hidden_states(
-    config: ModelConfig, params: dict[str, Any], constants: dict[str, Any], batch: Batch
-) -> tuple[Float[Array, "B _ d"], ...]:
-    """H_1, …, H_L, without dropout: what every layer in turn hands to the next.
-
-    Args:
-        config: the architecture.
-        params: its parameters.
-        constants: of its MLP blocks.
-        batch: what it reads.
-
-    Returns:
-        One array per entry of `config.applications`.
-    """
-    layers = config.layer_paths
-
-    def is_layer(module: nn.Module, method: str) -> bool:
-        return method == "__call__" and "/".join(module.path) in layers
-
-    variables = {"params": params, "constants": constants}
-    _, state = build_network(config).apply(variables, batch, mutable=["intermediates"], capture_intermediates=is_layer)
-    # a layer that is used again, as ALBERT's are, has an entry for every use
-    seen = [iter(_below(state["intermediates"], path)["__call__"]) for path in layers]
-    return tuple(_states(next(seen[index])) for index in config.applications)
-
-
-def _below(tree: Any, path: str) -> Any:
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
-
-
-def _states(returned: Any) -> Float[Array, "B _ d"]:
-    """Switch Transformer's layers return what their routers did as well."""
-    return returned[0] if isinstance(returned, tuple) else returned
-
 
 ArrayLike = Array | np.ndarray
 
@@ -74,7 +37,7 @@ class Origin:
             prefix.
     """
 
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=dict)
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -243,6 +206,37 @@ def make_batch(arrays: dict[str, Array], config: ModelConfig) -> Batch:
     return Batch(**{"attention_mask": jnp.ones(shape, jnp.int32), **arrays})
 
 
+def hidden_states(
+    config: ModelConfig, params: Params, constants: Params, batch: Batch
+) -> tuple[Float[Array, "B _ d"], ...]:
+    """H_1, …, H_L, without dropout: what every layer in turn hands to the next.
+
+    Args:
+        config: the architecture.
+        params: its parameters.
+        constants: of its MLP blocks.
+        batch: what it reads.
+
+    Returns:
+        One array per entry of `config.applications`.
+    """
+    layers = config.layer_paths
+
+    def is_layer(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and "/".join(module.path) in layers
+
+    variables = {"params": params, "constants": constants}
+    _, state = build_network(config).apply(variables, batch, mutable=["intermediates"], capture_intermediates=is_layer)
+    # a layer that is used again, as ALBERT's are, has an entry for every use
+    seen = [iter(subtree(dict(state["intermediates"]), path)["__call__"]) for path in layers]
+    return tuple(_states(next(seen[index])) for index in config.applications)
+
+
+def _states(returned: Array | tuple[Array, object]) -> Float[Array, "B _ d"]:
+    """Switch Transformer's layers return what their routers did as well."""
+    return returned[0] if isinstance(returned, tuple) else returned
+
+
 @partial(jax.jit, static_argnames="config")
 def _block_inputs(
     config: ModelConfig,
@@ -273,7 +267,7 @@ def abstract_params(config: ModelConfig) -> Params:
 def random_model(config: ModelConfig, seed: int = 0) -> Model:
     """A model with freshly initialised weights (for tests and benchmarks).
 
-    >>> from ntkfusion.models.bert.network.config import BertConfig
+    >>> from ntkfusion.models.bert.config import BertConfig
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]

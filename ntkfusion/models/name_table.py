@@ -1,7 +1,8 @@
 """Name tables: which tensor of a Hugging Face checkpoint is which parameter, as data with one small interpreter.
 
-One table per architecture (`tables` lists them). The same table serves both directions: `NameTable.find` when a file is
-read, `NameTable.named_tensors` when parameters (or gradients, or anything of their structure) go to PyTorch.
+One table per architecture; its record in `ntkfusion.models.registry` holds it. The same table serves both directions:
+`NameTable.find` when a file is read, `NameTable.named_tensors` when parameters (or gradients, or anything of their
+structure) go to PyTorch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 
 from ntkfusion.models.config import Head
-from ntkfusion.utils.parameter_paths import path_of
+from ntkfusion.utils.parameter_paths import Params, path_of
 
 #: Stand for the number of a layer and of an expert in patterns and paths.
 LAYER, EXPERT = "{layer}", "{expert}"
@@ -117,25 +118,25 @@ class NameTable:
         """Why the tensor `name` is left aside on purpose; None if it is not."""
         return next((reason for pattern, reason in self.left_aside.items() if re.fullmatch(pattern, name)), None)
 
-    def named_tensors(self, params: Mapping[str, Any], *, head: Head | None) -> dict[str, Any]:
-        """The leaves of a parameter tree by the names, and with the axes, that PyTorch's class of this model has.
+    def named_tensors(self, params: Params, *, head: Head | None) -> Params:
+        """The parameters of a tree by the names, and with the axes, that PyTorch's class of this model has.
 
         Args:
             params: a tree with the structure of `Model.params`: parameters, gradients, shapes of arrays.
             head: the model's head; with one, the base has the table's prefix, as in Hugging Face's files.
 
         Returns:
-            Tensor name → leaf; of stacked experts one each. Tied tensors are there once.
+            Tensor name → parameter; of stacked experts one each. Tied tensors are there once.
 
         Raises:
-            KeyError: for a leaf that the table does not know.
+            KeyError: for a parameter that the table does not know.
         """
         prefix = "" if head is None else self.prefix
         named = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for path, parameter in jax.tree_util.tree_leaves_with_path(params):
             rule, numbers = self._rule_of(path_of(path))
             start = prefix if rule in self.base else ""
-            for name, part in _parts(start + _filled(rule.tensor, numbers), leaf):
+            for name, part in _parts(start + _filled(rule.tensor, numbers), parameter):
                 named[name] = part.T if rule.transposed else part
         return named
 
@@ -173,13 +174,13 @@ def _place(rule: Rule, numbers: Mapping[str, str], *, optional: bool) -> Place:
     return Place(_filled(rule.path, numbers), rule.transposed, layer, expert, optional)
 
 
-def _parts(name: str, leaf: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors that a leaf is in a checkpoint: itself, or one per expert."""
+def _parts(name: str, parameter: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors that a parameter is in a checkpoint: itself, or one per expert."""
     if EXPERT not in name:
-        yield name, leaf
+        yield name, parameter
         return
-    for expert in range(leaf.shape[0]):
-        yield name.replace(EXPERT, str(expert)), leaf[expert]
+    for expert in range(parameter.shape[0]):
+        yield name.replace(EXPERT, str(expert)), parameter[expert]
 
 
 def _filled(pattern: str, numbers: Mapping[str, str]) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.config import WITH_LABELS, Head, ModelConfig
+from ntkfusion.models.config import WITH_LABELS, Head, JsonObject, ModelConfig
 from ntkfusion.models.model import Model, Origin, abstract_params, example_batch
 from ntkfusion.models.registry import build_network
+from ntkfusion.utils.parameter_paths import Flat, flatten, parameter_paths, unflatten
 
 #: What a config.json says about the outputs of a head.
 _OF_OUTPUTS = ("id2label", "label2id", "problem_type")
@@ -37,7 +37,7 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
     Raises:
         InputError: for a head that the architecture does not have, or labels that do not go with it.
 
-    >>> from ntkfusion.models.bert.network.config import BertConfig
+    >>> from ntkfusion.models.bert.config import BertConfig
     >>> from ntkfusion.models.model import random_model
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> classifier = with_new_head(random_model(tiny), "sequence-classification", num_labels=3)
@@ -45,18 +45,17 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
     (8, 3)
     """
     config = _with_head(model.config, head, num_labels)
-    # what a bare network has too is no part of the head
-    bare = _leaves(abstract_params(dataclasses.replace(config, head=None, num_labels=None)))
-    kept = {path: leaf for path, leaf in _leaves(model.params).items() if path in bare}
-    dtype = next(leaf.dtype for leaf in kept.values() if jnp.issubdtype(leaf.dtype, jnp.floating))
+    bare = _bare_paths(config)
+    kept = {path: array for path, array in flatten(model.params).items() if path in bare}
+    dtype = next(array.dtype for array in kept.values() if jnp.issubdtype(array.dtype, jnp.floating))
 
     @jax.jit
-    def fresh(key: jax.Array) -> dict[str, jax.Array]:
+    def fresh(key: jax.Array) -> Flat:
         # compiled, so that weights which nobody asks for are never made
-        made = _leaves(build_network(config).init(key, example_batch(config))["params"])
-        return {path: leaf.astype(dtype) for path, leaf in made.items() if path not in kept}
+        made = flatten(build_network(config).init(key, example_batch(config))["params"])
+        return {path: array.astype(dtype) for path, array in made.items() if path not in kept}
 
-    params = unflatten_dict(kept | fresh(jax.random.key(seed)), sep="/")
+    params = unflatten(kept | fresh(jax.random.key(seed)))
     return dataclasses.replace(model, config=config, params=params, origin=_with_facts(model, {}))
 
 
@@ -79,7 +78,7 @@ def with_label_names(model: Model, names: Sequence[str]) -> Model:
     return dataclasses.replace(model, origin=_with_facts(model, facts))
 
 
-def _with_facts(model: Model, facts: Mapping[str, Any]) -> Origin:
+def _with_facts(model: Model, facts: JsonObject) -> Origin:
     """The origin with these facts about outputs in place of those that an old head had."""
     kept = {key: value for key, value in model.origin.config.items() if key not in _OF_OUTPUTS}
     return dataclasses.replace(model.origin, config={**kept, **facts})
@@ -88,14 +87,18 @@ def _with_facts(model: Model, facts: Mapping[str, Any]) -> Origin:
 def head_paths(model: Model) -> frozenset[str]:
     """Paths of the parameters that the head has and the bare network has not.
 
-    >>> from ntkfusion.models.bert.network.config import BertConfig
+    >>> from ntkfusion.models.bert.config import BertConfig
     >>> from ntkfusion.models.model import random_model
     >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> sorted(head_paths(with_new_head(random_model(tiny), "sequence-classification", num_labels=3)))
     ['classifier/bias', 'classifier/kernel']
     """
-    bare = _leaves(abstract_params(dataclasses.replace(model.config, head=None, num_labels=None)))
-    return frozenset(path for path in _leaves(model.params) if path not in bare)
+    return frozenset(parameter_paths(model.params)) - _bare_paths(model.config)
+
+
+def _bare_paths(config: ModelConfig) -> frozenset[str]:
+    """Paths of the parameters that a network without a head has: they are no part of the head."""
+    return frozenset(parameter_paths(abstract_params(dataclasses.replace(config, head=None, num_labels=None))))
 
 
 def _with_head(config: ModelConfig, head: Head, num_labels: int | None) -> ModelConfig:
@@ -104,8 +107,3 @@ def _with_head(config: ModelConfig, head: Head, num_labels: int | None) -> Model
     if head in WITH_LABELS and num_labels is None:
         raise InputError(f"head {head!r} needs num_labels, the number of its outputs")
     return dataclasses.replace(config, head=head, num_labels=num_labels)
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Path → leaf."""
-    return flatten_dict(tree, sep="/")

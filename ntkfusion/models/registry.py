@@ -1,4 +1,7 @@
-"""One record per architecture: everything that the rest of the library has to look up by a model's kind."""
+"""One record per architecture: everything that the rest of the library has to look up by a model's kind.
+
+A new architecture is a folder with ``config.py``, ``network.py`` and ``names.py``, and a record here.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from ntkfusion.models.bert.config import (
 )
 from ntkfusion.models.bert.names import BERT, ENCODER_MATRICES, ROBERTA, XLM_ROBERTA
 from ntkfusion.models.bert.network import Bert
-from ntkfusion.models.config import Head, ModelConfig
+from ntkfusion.models.config import Head, JsonObject, ModelConfig
 from ntkfusion.models.gpt2 import network as gpt2_network
 from ntkfusion.models.gpt2.config import GPT2Config, gpt2_config, gpt2_hf_config
 from ntkfusion.models.gpt2.names import GPT2, GPT2_MATRICES
@@ -39,6 +42,9 @@ _ENCODER_ENDINGS: dict[Head | None, str] = {
     "question-answering": "ForQuestionAnswering",
     "masked-lm": "ForMaskedLM",
 }
+
+_ENCODER_OTHERS: dict[str, Head] = {"ForPreTraining": "masked-lm"}
+
 _DECODER_ENDINGS: dict[Head | None, str] = {
     None: "Model",
     "sequence-classification": "ForSequenceClassification",
@@ -46,6 +52,8 @@ _DECODER_ENDINGS: dict[Head | None, str] = {
     "question-answering": "ForQuestionAnswering",
     "causal-lm": "LMHeadModel",
 }
+
+_DECODER_OTHERS: dict[str, Head] = {"DoubleHeadsModel": "causal-lm", "ForCausalLM": "causal-lm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +69,19 @@ class Architecture:
         names: which tensor of a Hugging Face checkpoint is which parameter.
         class_prefix: how the names of its classes in transformers begin.
         class_endings: head → how they end.
+        other_endings: how the names of further classes end, whose checkpoints can be read → the head they have.
         matrices: kind of weight matrix → its path among the parameters, ``{layer}`` standing for the layer's number.
             Empty where matrices cannot be chosen by kind.
     """
 
     config: type[ModelConfig]
-    read: Callable[[Mapping[str, Any]], ModelConfig]
+    read: Callable[[JsonObject], ModelConfig]
     write: Callable[[Any], dict[str, Any]]
     network: Callable[[Any], nn.Module]
     names: NameTable
     class_prefix: str
     class_endings: Mapping[Head | None, str]
+    other_endings: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     matrices: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -85,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=BERT,
         class_prefix="Bert",
         class_endings=_ENCODER_ENDINGS,
+        other_endings=_ENCODER_OTHERS,
         matrices=ENCODER_MATRICES,
     ),
     "roberta": Architecture(
@@ -95,6 +106,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=ROBERTA,
         class_prefix="Roberta",
         class_endings=_ENCODER_ENDINGS,
+        other_endings=_ENCODER_OTHERS,
         matrices=ENCODER_MATRICES,
     ),
     "xlm-roberta": Architecture(
@@ -105,6 +117,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=XLM_ROBERTA,
         class_prefix="XLMRoberta",
         class_endings=_ENCODER_ENDINGS,
+        other_endings=_ENCODER_OTHERS,
         matrices=ENCODER_MATRICES,
     ),
     "albert": Architecture(
@@ -115,6 +128,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=ALBERT,
         class_prefix="Albert",
         class_endings=_ENCODER_ENDINGS,
+        other_endings=_ENCODER_OTHERS,
         matrices={"embeddings": ENCODER_MATRICES["embeddings"]},
     ),
     "gpt2": Architecture(
@@ -125,6 +139,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=GPT2,
         class_prefix="GPT2",
         class_endings=_DECODER_ENDINGS,
+        other_endings=_DECODER_OTHERS,
         matrices=GPT2_MATRICES,
     ),
     "switch_transformers": Architecture(
@@ -135,6 +150,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=SWITCH,
         class_prefix="SwitchTransformers",
         class_endings={None: "Model", "seq2seq-lm": "ForConditionalGeneration"},
+        # transformers has no such class; folders of others may say so
+        other_endings={"ForSequenceClassification": "sequence-classification"},
     ),
 }
 
@@ -149,7 +166,7 @@ def build_network(config: ModelConfig) -> nn.Module:
     return architecture_of(config).network(config)
 
 
-def read_config(config: Mapping[str, Any]) -> ModelConfig:
+def read_config(config: JsonObject) -> ModelConfig:
     """The configuration of a Hugging Face configuration dictionary.
 
     Args:
@@ -193,3 +210,15 @@ def transformers_class(config: ModelConfig) -> str:
             "format='ntkfusion' keeps it, or load the model with head=None to save the network without it"
         )
     return architecture.class_prefix + architecture.class_endings[config.head]
+
+
+def head_of_class(config: ModelConfig, name: str) -> Head | None:
+    """The head of models of a class in transformers; None without one, and for a class that is not known.
+
+    >>> head_of_class(BertConfig(), "BertForPreTraining")
+    'masked-lm'
+    """
+    architecture = architecture_of(config)
+    endings: dict[str, Head] = {ending: head for head, ending in architecture.class_endings.items() if head is not None}
+    known = endings | dict(architecture.other_endings)
+    return next((head for ending, head in known.items() if name.endswith(ending)), None)

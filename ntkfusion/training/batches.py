@@ -1,6 +1,6 @@
-"""Examples as token ids, and the few lengths they are padded to.
+"""Examples as token ids, the few lengths they are padded to, and the batches of every update.
 
-The order of the examples: which ones make up update t, decided by the seed alone.
+Which examples make up update t is decided by the seed alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LENGTH_STEP = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class TokenizedExamples:
     """Tokenised examples.
 
     Attributes:
@@ -74,7 +74,7 @@ class Encoded:
         return {**arrays, "labels": labels, "weights": (np.arange(size) < len(rows)).astype(np.float32)}
 
 
-def encode(model: Model, examples: Examples, *, max_length: int) -> Encoded:
+def encode(model: Model, examples: Examples, *, max_length: int) -> TokenizedExamples:
     """Tokenise examples, pairs as one input with the tokenizer's separators.
 
     Args:
@@ -83,7 +83,7 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> Encoded:
         max_length: longer inputs are cut (of a pair the longer text first), also to the model's positions.
 
     Returns:
-        The `Encoded` examples.
+        The `TokenizedExamples`.
 
     Raises:
         InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
@@ -94,7 +94,7 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> Encoded:
     if not all(ids):
         raise InputError(f"example {next(i for i, row in enumerate(ids) if not row)} has no tokens")
     types = encoded.get("token_type_ids") if "token_type_ids" in model.tokenizer.model_input_names else None
-    return Encoded(ids, types, examples.labels, getattr(model.tokenizer, "pad_token_id", None) or 0)
+    return TokenizedExamples(ids, types, examples.labels, getattr(model.tokenizer, "pad_token_id", None) or 0)
 
 
 def bucket_lengths(lengths: Int[np.ndarray, " N"], num_buckets: int) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ class Minibatch:
     Attributes:
         step: number of the update, from 0.
         rows: the examples' places among the training examples.
-        arrays: from `Encoded.batch`.
+        arrays: from `TokenizedExamples.batch`.
     """
 
     step: int
@@ -181,7 +181,7 @@ def epoch_order(
 
 
 def minibatches(
-    encoded: Encoded, recipe: Recipe, buckets: Sequence[int], *, seed: int, start: int = 0
+    encoded: TokenizedExamples, recipe: Recipe, buckets: Sequence[int], *, seed: int, start: int = 0
 ) -> Iterator[Minibatch]:
     """The batches of a run from update `start` on, as an uninterrupted run has them.
 
@@ -210,7 +210,7 @@ def padded_length(length: int, buckets: Sequence[int]) -> int:
 
 
 def in_order(
-    encoded: Encoded, batch_size: int, buckets: Sequence[int]
+    encoded: TokenizedExamples, batch_size: int, buckets: Sequence[int]
 ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """Every example once, those of similar length together, for evaluation: places and arrays."""
     lengths = encoded.lengths

@@ -1,11 +1,8 @@
-"""The metrics that GLUE judges its tasks by.
-
-What a model answers, example by example.
-"""
+"""How well a model does on a task: its outputs, example by example, and the metrics that GLUE judges tasks by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,9 +16,71 @@ from ntkfusion.data.tasks.task import Examples
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Encoded, bucket_lengths, encode, in_order
-from ntkfusion.training.step import logits_of
+from ntkfusion.training.batches import TokenizedExamples, bucket_lengths, encode, in_order
+from ntkfusion.training.step import Arrays, logits_of
 from ntkfusion.utils.parameter_paths import Params
+
+
+def predict(
+    model: Model, encoded: TokenizedExamples, *, batch_size: int = 32, buckets: Sequence[int] | None = None
+) -> Float[np.ndarray, "N C"]:
+    """Logits of every example, without dropout, matmuls at the highest precision.
+
+    Args:
+        model: a model with a sequence classification head.
+        encoded: from `encode`.
+        batch_size: examples that are computed at once.
+        buckets: padded lengths; by default the four best ones.
+
+    Returns:
+        Logits in the order of the examples.
+    """
+    buckets = padded_lengths(model, (encoded,)) if buckets is None else buckets
+    program, logits = _program(model.config), np.zeros((len(encoded), model.config.num_labels or 0), np.float64)
+    # one precision wherever it is called from, so that each bucket has one program
+    with jax.default_matmul_precision("highest"):
+        for rows, arrays in in_order(encoded, batch_size, buckets):
+            logits[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
+    return logits
+
+
+def evaluate(
+    model: Model,
+    examples: Examples,
+    metrics: Sequence[str] = ("accuracy",),
+    *,
+    max_length: int = 128,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Scores of a model on a task's examples, as it is.
+
+    Args:
+        model: a model with a sequence classification head and a tokenizer.
+        examples: texts and labels.
+        metrics: names that `ntkfusion.training.evaluation.score` knows.
+        max_length: longer inputs are cut.
+        batch_size: examples that are computed at once.
+
+    Returns:
+        Metric → value.
+
+    Raises:
+        InputError: as `encode`.
+    """
+    encoded = encode(model, examples, max_length=max_length)
+    return score(metrics, encoded.labels, predict(model, encoded, batch_size=batch_size))
+
+
+def padded_lengths(model: Model, sets: Sequence[TokenizedExamples], num_buckets: int = 4) -> tuple[int, ...]:
+    """Padded lengths for all examples of some sets, none longer than the model's positions."""
+    buckets = bucket_lengths(np.concatenate([each.lengths for each in sets]), num_buckets)
+    longest = model.config.max_length
+    return buckets if longest is None else tuple(sorted({min(longest, bucket) for bucket in buckets}))
+
+
+@lru_cache(maxsize=8)
+def _program(config: ModelConfig) -> Callable[[Params, Params, Arrays], Float[Array, "B C"]]:
+    return jax.jit(partial(logits_of, config))
 
 
 def score(
@@ -53,38 +112,38 @@ def score(
     targets, outputs = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     if not len(targets) or not np.isfinite(outputs).all() or not np.isfinite(targets).all():
         raise InputError("metrics need at least one example, and labels and outputs that are finite numbers")
-    return {name: float(METRICS[name](name, targets, outputs)) for name in metrics}
+    return {name: METRICS[name](name, targets, outputs) for name in metrics}
 
 
-def _accuracy(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> Any:
-    return accuracy_score(*_classes(name, labels, logits))
+def _accuracy(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> float:
+    return float(accuracy_score(*_classes(name, labels, logits)))
 
 
-def _f1(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> Any:
+def _f1(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> float:
     if logits.shape[1] != 2:
         raise InputError(f"f1 is that of class 1 of two classes; there are {logits.shape[1]} outputs")
-    truth, found = _classes(name, labels, logits)
-    return f1_score(truth, found) if truth.any() or found.any() else 0.0
+    truth, predicted = _classes(name, labels, logits)
+    return float(f1_score(truth, predicted)) if truth.any() or predicted.any() else 0.0
 
 
-def _matthews(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> Any:
-    truth, found = _classes(name, labels, logits)
-    return 0.0 if np.ptp(truth) == 0 or np.ptp(found) == 0 else matthews_corrcoef(truth, found)
+def _matthews(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> float:
+    truth, predicted = _classes(name, labels, logits)
+    return 0.0 if np.ptp(truth) == 0 or np.ptp(predicted) == 0 else float(matthews_corrcoef(truth, predicted))
 
 
-def _pearson(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> Any:
+def _pearson(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> float:
     return _correlation(stats.pearsonr, labels, _scores(name, logits))
 
 
-def _spearman(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> Any:
+def _spearman(name: str, labels: Float64[np.ndarray, "N"], logits: Float64[np.ndarray, "N C"]) -> float:
     return _correlation(stats.spearmanr, labels, _scores(name, logits))
 
 
 def _correlation(
-    function: Callable[..., Any], labels: Float64[np.ndarray, "N"], found: Float64[np.ndarray, "N"]
-) -> Any:
+    function: Callable[..., Any], labels: Float64[np.ndarray, "N"], predicted: Float64[np.ndarray, "N"]
+) -> float:
     # not defined where either is constant: SciPy would warn and give NaN
-    return 0.0 if np.ptp(labels) == 0 or np.ptp(found) == 0 else function(labels, found).statistic
+    return 0.0 if np.ptp(labels) == 0 or np.ptp(predicted) == 0 else float(function(labels, predicted).statistic)
 
 
 def _classes(
@@ -108,72 +167,10 @@ def _scores(name: str, logits: Float64[np.ndarray, "N C"]) -> Float64[np.ndarray
 
 
 #: All metrics by name.
-METRICS: dict[str, Callable[..., Any]] = {
+METRICS: dict[str, Callable[[str, np.ndarray, np.ndarray], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,
 }
-
-
-def predict(
-    model: Model, encoded: Encoded, *, batch_size: int = 32, buckets: Sequence[int] | None = None
-) -> Float[np.ndarray, "N C"]:
-    """Logits of every example, without dropout, matmuls at the highest precision.
-
-    Args:
-        model: a model with a sequence classification head.
-        encoded: from `encode`.
-        batch_size: examples that are computed at once.
-        buckets: padded lengths; by default the four best ones.
-
-    Returns:
-        Logits in the order of the examples.
-    """
-    buckets = padded_lengths(model, (encoded,)) if buckets is None else buckets
-    program, found = _program(model.config), np.zeros((len(encoded), model.config.num_labels or 0), np.float64)
-    # one precision wherever it is called from, so that each bucket has one program
-    with jax.default_matmul_precision("highest"):
-        for rows, arrays in in_order(encoded, batch_size, buckets):
-            found[rows] = np.asarray(program(model.params, model.constants, arrays))[: len(rows)]
-    return found
-
-
-def evaluate(
-    model: Model,
-    examples: Examples,
-    metrics: Sequence[str] = ("accuracy",),
-    *,
-    max_length: int = 128,
-    batch_size: int = 32,
-) -> dict[str, float]:
-    """Scores of a model on a task's examples, as it is.
-
-    Args:
-        model: a model with a sequence classification head and a tokenizer.
-        examples: texts and labels.
-        metrics: names that `ntkfusion.training.evaluation.score` knows.
-        max_length: longer inputs are cut.
-        batch_size: examples that are computed at once.
-
-    Returns:
-        Metric → value.
-
-    Raises:
-        InputError: as `encode`.
-    """
-    encoded = encode(model, examples, max_length=max_length)
-    return score(metrics, encoded.labels, predict(model, encoded, batch_size=batch_size))
-
-
-def padded_lengths(model: Model, sets: Sequence[Encoded], num_buckets: int = 4) -> tuple[int, ...]:
-    """Padded lengths for all examples of some sets, none longer than the model's positions."""
-    buckets = bucket_lengths(np.concatenate([each.lengths for each in sets]), num_buckets)
-    longest = model.config.max_length
-    return buckets if longest is None else tuple(sorted({min(longest, bucket) for bucket in buckets}))
-
-
-@lru_cache(maxsize=8)
-def _program(config: ModelConfig) -> Callable[[Params, Params, Mapping[str, Any]], Float[Array, "B C"]]:
-    return jax.jit(partial(logits_of, config))

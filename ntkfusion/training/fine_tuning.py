@@ -13,7 +13,7 @@ from ntkfusion.models.model import Model
 from ntkfusion.models.new_head import with_label_names
 from ntkfusion.training.optimizer import Group, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.run import Data, Run
+from ntkfusion.training.run import Run, TokenizedTask
 from ntkfusion.training.store import SAVE_STEPS, StateStore
 from ntkfusion.training.trackers import Several, Tracker
 from ntkfusion.utils.parameter_paths import unflatten
@@ -52,7 +52,7 @@ def fit(
     trackers: Sequence[Tracker] = (),
     store: StateStore | None = None,
     save_steps: int = SAVE_STEPS,
-    data: Data | None = None,
+    data: TokenizedTask | None = None,
 ) -> Fit:
     """Fine-tune a model on a task.
 
@@ -66,10 +66,10 @@ def fit(
         recipe: the hyper-parameters; by default those of `Recipe`.
         seed: of the order of examples and of dropout.
         groups: parameters with rates of their own, or frozen; the first group that fits counts.
-        trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``dev/…`` at evaluations.
+        trackers: get loss, gradient norm, rate, tokens and seconds at every update, and ``dev/…`` at evaluations.
         store: where the state is saved; a run that it holds is gone on with.
         save_steps: updates after which the state is saved, beside every evaluation.
-        data: the task's examples as `Data.of` tokenises them for this recipe, where that is done already.
+        data: the task's examples as `TokenizedTask.of` tokenises them for this recipe, where that is done already.
 
     Returns:
         The `Fit`.
@@ -81,8 +81,18 @@ def fit(
     """
     recipe = recipe or Recipe()
     check_head(model, task)
-    data = Data.of(model, task, recipe) if data is None else data
-    run = Run(model, task, data, recipe, seed, tuple(groups), Several(trackers), store, save_steps)
+    data = TokenizedTask.of(model, task, recipe) if data is None else data
+    run = Run(
+        model=model,
+        task=task,
+        data=data,
+        recipe=recipe,
+        seed=seed,
+        groups=tuple(groups),
+        tracker=Several(trackers),
+        store=store,
+        save_steps=save_steps,
+    )
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         return _finish(run)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,8 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Encoded, in_order
-from ntkfusion.training.step import NETWORK_INPUTS, Loss
+from ntkfusion.training.batches import TokenizedExamples, in_order
+from ntkfusion.training.step import NETWORK_INPUTS, Arrays, Loss, network_inputs
 from ntkfusion.utils.parameter_paths import Flat, Params, flatten, unflatten
 
 
@@ -119,7 +118,7 @@ def layer_errors(shapes: Shapes, params: Params, constants: Params, arrays: Mapp
     Returns:
         One sum per layer.
     """
-    inputs: dict[str, Any] = {name: arrays[name] for name in NETWORK_INPUTS if name in arrays}
+    inputs = network_inputs(arrays)
     ours = flatten(params["student"])
     theirs = unflatten({path: ours[path] for path in shapes.shared} | flatten(params["teacher"]))
     found = Model(shapes.student, params["student"], constants["student"]).hidden_states(params["student"], **inputs)
@@ -155,7 +154,7 @@ def token_batch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def mean_errors(
-    pair: Pair, params: Flat, encoded: Encoded, batch_size: int, buckets: Sequence[int]
+    pair: Pair, params: Flat, encoded: TokenizedExamples, batch_size: int, buckets: Sequence[int]
 ) -> tuple[float, ...]:
     """The mean of ‖H̃_ℓ(t) − H_ℓ(t)‖² over all tokens, for every layer.
 
@@ -179,5 +178,5 @@ def mean_errors(
 
 
 @lru_cache(maxsize=8)
-def _program(shapes: Shapes) -> Callable[[Params, Params, Mapping[str, Any]], Float[Array, " L"]]:
+def _program(shapes: Shapes) -> Callable[[Params, Params, Arrays], Float[Array, " L"]]:
     return jax.jit(partial(layer_errors, shapes))

@@ -13,22 +13,30 @@ import numpy as np
 from ntkfusion.data.tasks.task import Examples, hold_out
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Encoded, encode, minibatches
+from ntkfusion.training.batches import TokenizedExamples, encode, minibatches
 from ntkfusion.training.evaluation import padded_lengths
 from ntkfusion.training.layer_loss import Pair, Shapes, layer_loss, mean_errors, token_batch
 from ntkfusion.training.memory import check_tuning_memory
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.run import Account
-from ntkfusion.training.step import Fixed, Step, TrainState, dropout_key, first_state, make_step
+from ntkfusion.training.run import UpdateLog
+from ntkfusion.training.step import NonTrainable, Step, TrainState, dropout_key, first_state, make_step
 from ntkfusion.training.store import SAVE_STEPS, Progress, StateStore, run_digest
 from ntkfusion.training.trackers import Several, Tracker
 from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
-#: Adam at a constant rate, one epoch, nothing else (methods.md 1.5).
-TUNE_LAYERS = Recipe(
-    epochs=1, schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=None, dropout=False, keep="last"
-)
+
+def tuning_recipe(recipe: Recipe) -> Recipe:
+    """How layers are tuned before a recipe: one epoch of Adam at its rate, constant, and nothing else.
+
+    See docs/training.md, "Layer-wise tuning".
+    """
+    without = {"warmup": 0.0, "weight_decay": 0.0, "clip_norm": None, "dropout": False}
+    return dataclasses.replace(recipe, epochs=1, optimizer="adamw", schedule="constant", **without)
+
+
+#: The recipe of layer-wise tuning when nothing else is said.
+TUNE_LAYERS = tuning_recipe(Recipe(keep="last"))
 
 #: Sentences, or examples of a task, whose labels are not looked at.
 Texts: TypeAlias = Sequence[str] | Examples
@@ -88,7 +96,7 @@ def tune_layers(
             update: there are no evaluations in between.
         held_out: texts to measure on; by default a random tenth of `texts`, which is then not trained on.
         seed: of the order, and of the tenth.
-        trackers: told loss, gradient norm, rate, tokens and seconds at every update, and ``held_out/loss``
+        trackers: get loss, gradient norm, rate, tokens and seconds at every update, and ``held_out/loss``
             before and after.
         store: where the state is saved; a run that it holds is gone on with, and ends bit for bit the same.
         save_steps: updates after which the state is saved, beside the first and the last one.
@@ -108,7 +116,16 @@ def tune_layers(
     train, rest = (encode(student, each, max_length=recipe.max_length) for each in sets)
     buckets = padded_lengths(student, (train, rest), recipe.num_buckets)
     check_tuning_memory(pair, recipe, max(buckets))
-    tuning = _Tuning(pair, train, rest, buckets, recipe, seed, store, save_steps)
+    tuning = _Tuning(
+        pair=pair,
+        texts=train,
+        held_out=rest,
+        buckets=buckets,
+        recipe=recipe,
+        seed=seed,
+        store=store,
+        save_steps=save_steps,
+    )
     with jax.default_matmul_precision("highest" if recipe.precision == "float32" else "default"):
         trained, report = tuning.run(Several(trackers))
     return dataclasses.replace(student, params=unflatten(trained | pair.frozen)["student"]), report
@@ -135,8 +152,8 @@ class _Tuning:
     """What stays the same while blocks are tuned."""
 
     pair: Pair
-    texts: Encoded
-    held_out: Encoded
+    texts: TokenizedExamples
+    held_out: TokenizedExamples
     buckets: tuple[int, ...]
     recipe: Recipe
     seed: int
@@ -146,17 +163,17 @@ class _Tuning:
     def run(self, tracker: Tracker) -> tuple[Flat, LayerReport]:
         recipe, pair, count = self.recipe, self.pair, self.recipe.num_updates(len(self.texts))
         state, progress = self._start(tracker)
-        fixed = Fixed(pair.frozen, pair.constants, dropout_key(self.seed), {})
-        step, told = _step(pair.shapes, recipe, count), Account(recipe, count)
+        rest = NonTrainable(pair.frozen, pair.constants, dropout_key(self.seed), {})
+        step, log = _step(pair.shapes, recipe, count), UpdateLog(recipe, count)
         for batch in minibatches(self.texts, recipe, self.buckets, seed=self.seed, start=int(state.step)):
-            state, measured = step(state, fixed, token_batch(batch.arrays))
+            state, measured = step(state, rest, token_batch(batch.arrays))
             if not bool(measured.finite):
                 self._save(state, progress)
                 raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
-            tracker.log(batch.step + 1, told.values(batch, measured))
+            tracker.log(batch.step + 1, log.values(batch, measured))
             if (batch.step + 1) % self.save_steps == 0 or batch.step + 1 == count:
                 self._save(state, progress)
-                told.start()  # seconds are those of updates
+                log.start()  # seconds are those of updates
         after = self._measure(state.params, count, tracker)
         before = tuple(progress.history[0][f"layer_{index}"] for index in range(len(after)))
         return state.params, LayerReport(before, after, len(self.held_out), count)

@@ -1,11 +1,10 @@
-"""The tangent kernel's own prediction of training: the model, linear in its parameters, trained the same way."""
+"""The tangent kernel's prediction of training: the model, linear in its parameters, trained the same way."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,13 @@ from jaxtyping import Array, Float
 from ntkfusion.errors import InputError, NonFiniteLossError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
-from ntkfusion.training.optimizer import Group, build_optimizer, own_rates, rates_of, split
+from ntkfusion.training.optimizer import Group, build_optimizer, changed_rates, rates_of, split
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import task_step
 from ntkfusion.training.step import (
-    Fixed,
+    Arrays,
     Loss,
+    NonTrainable,
     Step,
     TrainState,
     dropout_key,
@@ -31,15 +31,12 @@ from ntkfusion.training.step import (
 )
 from ntkfusion.utils.parameter_paths import Flat, Params, flatten, unflatten
 
-#: Arrays of a batch, as `ntkfusion.training.batches.Encoded.batch` makes them.
-Arrays = Mapping[str, Any]
-
 #: Where the parameters before training are, among those of the linearised model.
 START = "start"
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
+class TrainingCurve:
     """How one of the two models trained.
 
     Attributes:
@@ -61,8 +58,8 @@ class TrainingCurves:
         dev_steps: updates done at each look at the dev examples.
     """
 
-    real: Curve
-    predicted: Curve
+    real: TrainingCurve
+    predicted: TrainingCurve
     dev_steps: tuple[int, ...]
 
 
@@ -107,13 +104,13 @@ def linearised_training(
     _check(model, batches, recipe, count, every)
     config, recipe = model.config, dataclasses.replace(recipe, dropout=False)
     trained, frozen = split(model.params, groups)
-    rates = own_rates(rates_of(list(flatten(model.params)), groups))
+    rates = changed_rates(rates_of(list(flatten(model.params)), groups))
     steps = tuple(sorted({0, len(batches), *range(0, len(batches), every)})) if dev else ()
 
-    def follow(step: Step, frozen: Flat, outputs: Callable[..., Array]) -> Curve:
+    def follow(step: Step, frozen: Flat, outputs: Callable[..., Array]) -> TrainingCurve:
         state = first_state(trained, build_optimizer(recipe, count))
-        fixed = Fixed(frozen, model.constants, dropout_key(0), rates)
-        return _followed(step, state, fixed, batches, lambda params: _on_dev(outputs, params, fixed, dev), steps)
+        rest = NonTrainable(frozen, model.constants, dropout_key(0), rates)
+        return _followed(step, state, rest, batches, lambda params: _on_dev(outputs, params, rest, dev), steps)
 
     start = {f"{START}/{path}": leaf for path, leaf in trained.items()}
     with jax.default_matmul_precision("highest"):
@@ -195,28 +192,28 @@ def _check(model: Model, batches: Sequence[Arrays], recipe: Recipe, num_updates:
 def _followed(
     step: Step,
     state: TrainState,
-    fixed: Fixed,
+    rest: NonTrainable,
     batches: Sequence[Arrays],
     on_dev: Callable[[Flat], np.ndarray],
     dev_steps: Sequence[int],
-) -> Curve:
+) -> TrainingCurve:
     """All updates, with looks at the dev examples in between."""
     looks = [on_dev(state.params)] if dev_steps else []
     losses = []
     for number, arrays in enumerate(batches):
-        state, measured = step(state, fixed, arrays)
+        state, measured = step(state, rest, arrays)
         if not bool(measured.finite):
             raise NonFiniteLossError(number, (), float(measured.loss), state)
         losses.append(float(measured.loss))
         if number + 1 in dev_steps:
             looks.append(on_dev(state.params))
-    return Curve(np.array(losses), np.stack(looks) if looks else np.zeros((0, 0, 0)))
+    return TrainingCurve(np.array(losses), np.stack(looks) if looks else np.zeros((0, 0, 0)))
 
 
-def _on_dev(outputs: Callable[..., Array], params: Flat, fixed: Fixed, dev: Sequence[Arrays]) -> np.ndarray:
-    tree = unflatten(params | fixed.params)
-    found = [np.asarray(outputs(tree, fixed.constants, arrays))[np.asarray(arrays["weights"]) > 0] for arrays in dev]
-    return np.concatenate(found)
+def _on_dev(outputs: Callable[..., Array], params: Flat, rest: NonTrainable, dev: Sequence[Arrays]) -> np.ndarray:
+    tree = unflatten(params | rest.params)
+    logits = [np.asarray(outputs(tree, rest.constants, arrays))[np.asarray(arrays["weights"]) > 0] for arrays in dev]
+    return np.concatenate(logits)
 
 
 @lru_cache(maxsize=8)

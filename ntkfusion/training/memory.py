@@ -23,6 +23,10 @@ from ntkfusion.utils.parameter_paths import Flat, unflatten
 Forward = Callable[[Flat, Flat, Mapping[str, Array]], Array]
 
 
+#: What the arrays of a batch are like.
+BatchShapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
 def training_bytes(model: Model, recipe: Recipe, length: int, groups: Sequence[Group] = ()) -> int:
     """An estimate of the memory of an update of fine-tuning at the longest padded length.
 
@@ -94,7 +98,7 @@ def _tokens(recipe: Recipe, length: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _update_bytes(
-    forward: Forward, params: tuple[Flat, Flat], arrays: Mapping[str, Any], recipe: Recipe, *, kept: int
+    forward: Forward, params: tuple[Flat, Flat], arrays: BatchShapes, recipe: Recipe, *, kept: int
 ) -> int:
     """Parameters, `kept` copies of the trained ones, their gradient, the optimiser's moments, and residuals."""
     trained, frozen = params
@@ -104,18 +108,18 @@ def _update_bytes(
     return _bytes(trained) * copies + _bytes(frozen) + residuals
 
 
-def _residual_bytes(forward: Forward, params: tuple[Flat, Flat], arrays: Mapping[str, Any]) -> int:
+def _residual_bytes(forward: Forward, params: tuple[Flat, Flat], arrays: BatchShapes) -> int:
     """What the backward pass reads beside parameters and batch, each array once."""
 
-    def backward(trained: Flat, frozen: Flat, arrays: Mapping[str, Array]) -> Any:
+    def backward(trained: Flat, frozen: Flat, arrays: Mapping[str, Array]) -> object:
         return jax.vjp(lambda trained: forward(trained, frozen, arrays), trained)[1]
 
     program = jax.make_jaxpr(backward)(*params, arrays).jaxpr
-    found: set[Any] = {each for each in program.outvars if isinstance(each, Var)} - {*program.invars}
-    return sum(each.aval.size * jnp.dtype(each.aval.dtype).itemsize for each in found)
+    residuals: set[Any] = {each for each in program.outvars if isinstance(each, Var)} - {*program.invars}
+    return sum(each.aval.size * jnp.dtype(each.aval.dtype).itemsize for each in residuals)
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: object) -> int:
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 

@@ -1,13 +1,10 @@
-"""Which parameters are trained, and at which rate.
-
-The optax transformation that a recipe describes.
-"""
+"""Which parameters are trained and at which rate, and the optax transformation that a recipe describes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +15,10 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.model import Model
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.utils.parameter_paths import (
-    Flat,
-    Params,
-    Select,
-    flatten,
-    matches,
-)
+from ntkfusion.utils.parameter_paths import Flat, Params, Select, flatten, matches
+
+#: A factor of the learning rate: one for a whole parameter, or one for every entry, row or column.
+Rate: TypeAlias = float | Float[Array, "..."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Group:
     """
 
     select: Select
-    rate: float | Float[Array, "..."] = 1.0
+    rate: Rate = 1.0
 
     @property
     def frozen(self) -> bool:
@@ -46,7 +40,7 @@ class Group:
         return not isinstance(self.rate, jax.Array) and self.rate == 0
 
 
-def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Any]:
+def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Rate]:
     """The factor of every parameter: that of the first group it fits, else 1; 0 for frozen ones.
 
     Raises:
@@ -55,11 +49,11 @@ def rates_of(paths: Sequence[str], groups: Sequence[Group]) -> dict[str, Any]:
     for group in groups:
         if not any(matches(path, group.select) for path in paths):
             raise InputError(f"no parameter fits {group.select!r}; parameters are {', '.join(paths[:6])}, …")
-    found = {path: next((group for group in groups if matches(path, group.select)), Group("*")) for path in paths}
-    return {path: 0.0 if group.frozen else group.rate for path, group in found.items()}
+    group_of = {path: next((group for group in groups if matches(path, group.select)), Group("*")) for path in paths}
+    return {path: 0.0 if group.frozen else group.rate for path, group in group_of.items()}
 
 
-def own_rates(rates: Mapping[str, Any]) -> Flat:
+def changed_rates(rates: Mapping[str, Rate]) -> Flat:
     """The factors that change something: neither 1 nor those of frozen parameters."""
     differ = {path: rate for path, rate in rates.items() if isinstance(rate, jax.Array) or rate not in (0, 1)}
     # float64 where JAX has it
@@ -74,8 +68,8 @@ def split(params: Params, groups: Sequence[Group]) -> tuple[Flat, Flat]:
     """
     flat = flatten(params)
     rates = rates_of(list(flat), groups)
-    frozen = {path: leaf for path, leaf in flat.items() if not isinstance(rates[path], jax.Array) and not rates[path]}
-    trained = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    frozen = {path: flat[path] for path, rate in rates.items() if not isinstance(rate, jax.Array) and not rate}
+    trained = {path: parameter for path, parameter in flat.items() if path not in frozen}
     if not trained:
         raise InputError("every parameter is frozen; nothing is left to train")
     return trained, frozen
@@ -85,8 +79,8 @@ def cluster_rates(model: Model) -> tuple[Group, ...]:
     """Rates 1/n_j for cluster j of blocks that carry cluster sizes as constants q_j = n_j (MLP Fusion's V1).
 
     Under plain gradient descent V1 then follows the original model's trajectory where its clusters are exact, momentum
-    included (methods.md 1.9.4, Theorem 2): ∂L/∂c_j = n_j ∂L/∂θ_i for every member i. The recipe has to leave gradients
-    as they are: no clipping (V1's norm is another one), no decay (the rates scale it too).
+    included: ∂L/∂c_j = n_j ∂L/∂θ_i for every member i (docs/training.md, "Rates of centroids"). The recipe has to leave
+    gradients as they are: no clipping (V1's norm is another one), no decay (the rates scale it too).
 
     Args:
         model: the compressed model.
@@ -108,13 +102,13 @@ def cluster_rates(model: Model) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def decays(path: str, leaf: Float[Array, "..."]) -> bool:
+def decays(path: str, parameter: Float[Array, "..."]) -> bool:
     """Whether weight decay applies: to matrices, and not to the stacked biases of experts.
 
     >>> decays("layer_0/mlp/w1", jnp.zeros((3, 4))), decays("layer_0/mlp/b1", jnp.zeros((2, 4)))
     (True, False)
     """
-    return leaf.ndim >= 2 and path.rpartition("/")[2] not in ("b1", "b2", "bias", "scale")
+    return parameter.ndim >= 2 and path.rpartition("/")[2] not in ("b1", "b2", "bias", "scale")
 
 
 def learning_rate(recipe: Recipe, num_updates: int) -> optax.Schedule:
@@ -174,10 +168,10 @@ def clip(limit: float) -> optax.GradientTransformation:
 
     def scaled(gradient: Any, _: Any) -> Any:
         factor = jnp.minimum(1.0, limit / (optax.tree.norm(gradient) + 1e-6))
-        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), gradient)
+        return jax.tree.map(lambda part: part * factor.astype(part.dtype), gradient)
 
     return optax.stateless(scaled)
 
 
 def _decaying(trained: Any) -> dict[str, bool]:
-    return {path: decays(path, leaf) for path, leaf in trained.items()}
+    return {path: decays(path, parameter) for path, parameter in trained.items()}

@@ -15,30 +15,39 @@ from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import NonFiniteLossError, NonFiniteOutputsError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Encoded, Minibatch, encode, minibatches
+from ntkfusion.training.batches import Minibatch, TokenizedExamples, encode, minibatches
 from ntkfusion.training.evaluation import padded_lengths, predict, score
-from ntkfusion.training.optimizer import Group, build_optimizer, learning_rate, own_rates, rates_of, split
+from ntkfusion.training.optimizer import Group, build_optimizer, changed_rates, learning_rate, rates_of, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, Measured, Step, TrainState, dropout_key, first_state, make_step, task_loss
+from ntkfusion.training.step import (
+    NonTrainable,
+    Step,
+    StepMetrics,
+    TrainState,
+    dropout_key,
+    first_state,
+    make_step,
+    task_loss,
+)
 from ntkfusion.training.store import Progress, StateStore, run_digest
 from ntkfusion.training.trackers import Tracker
 from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """Tokenised examples.
+class TokenizedTask:
+    """A task's examples, tokenised.
 
     Attributes:
         sets: ``train``, ``dev`` and perhaps ``test``.
         buckets: the lengths that batches are padded to.
     """
 
-    sets: Mapping[str, Encoded]
+    sets: Mapping[str, TokenizedExamples]
     buckets: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: Model, task: Task, recipe: Recipe) -> Data:
+    def of(cls, model: Model, task: Task, recipe: Recipe) -> TokenizedTask:
         """Tokenise a task's examples."""
         examples = {"train": task.train, "dev": task.dev} | ({} if task.test is None else {"test": task.test})
         sets = {name: encode(model, each, max_length=recipe.max_length) for name, each in examples.items()}
@@ -56,14 +65,14 @@ class Run:
         recipe: the hyper-parameters.
         seed: of the order of examples and of dropout.
         groups: parameters with rates of their own.
-        tracker: told all numbers.
+        tracker: gets all numbers.
         store: where the state is saved, or None.
         save_steps: updates after which it is saved, beside every evaluation.
     """
 
     model: Model
     task: Task
-    data: Data
+    data: TokenizedTask
     recipe: Recipe
     seed: int
     groups: tuple[Group, ...]
@@ -93,19 +102,19 @@ class Run:
         config, recipe = self.model.config, self.recipe
         step = task_step(config, recipe.of_one_update(), self.num_updates, self.task.is_regression)
         rates = rates_of(list(flatten(self.model.params)), self.groups)
-        fixed = Fixed(frozen, self.model.constants, dropout_key(self.seed), own_rates(rates))
-        told, due = Account(recipe, self.num_updates), self.evaluations()
+        rest = NonTrainable(frozen, self.model.constants, dropout_key(self.seed), changed_rates(rates))
+        log, due = UpdateLog(recipe, self.num_updates), self.evaluations()
         for batch in minibatches(
             self.data.sets["train"], recipe, self.data.buckets, seed=self.seed, start=int(state.step)
         ):
-            state, measured = step(state, fixed, batch.arrays)
+            state, measured = step(state, rest, batch.arrays)
             self._check(batch, measured, state, progress)
-            self.tracker.log(batch.step + 1, told.values(batch, measured))
+            self.tracker.log(batch.step + 1, log.values(batch, measured))
             if batch.step + 1 in due:
                 progress = self.evaluated(state, progress, frozen)
             if batch.step + 1 in due or (batch.step + 1) % self.save_steps == 0:
                 self.save(state, progress)
-                told.start()  # seconds are those of updates
+                log.start()  # seconds are those of updates
             if progress.finished:
                 break
         return state, progress
@@ -120,7 +129,7 @@ class Run:
         arrays = trained | frozen | flatten(self.model.constants)
         return run_digest(facts, tuple(self.data.sets.values()), arrays)
 
-    def _check(self, batch: Minibatch, measured: Measured, state: TrainState, progress: Progress) -> None:
+    def _check(self, batch: Minibatch, measured: StepMetrics, state: TrainState, progress: Progress) -> None:
         if not bool(measured.finite):
             self.save(state, progress)
             raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
@@ -139,10 +148,10 @@ class Run:
     def evaluated(self, state: TrainState, progress: Progress, frozen: Flat) -> Progress:
         """The progress after a look at the dev set."""
         step = int(state.step)
-        found = self.scores("dev", state.params | frozen, step)
-        self.tracker.log(step, {f"dev/{name}": value for name, value in found.items()})
-        history = (*progress.history, {"step": float(step), **found})
-        better = not progress.history or found[self.first] > max(each[self.first] for each in progress.history)
+        scores = self.scores("dev", state.params | frozen, step)
+        self.tracker.log(step, {f"dev/{name}": value for name, value in scores.items()})
+        history = (*progress.history, {"step": float(step), **scores})
+        better = not progress.history or scores[self.first] > max(each[self.first] for each in progress.history)
         stale = 0 if better else progress.stale + 1
         patience = self.recipe.patience
         ended = step == self.num_updates or (patience is not None and stale >= patience)
@@ -176,8 +185,8 @@ def task_step(config: ModelConfig, recipe: Recipe, num_updates: int, is_regressi
     return make_step(loss, build_optimizer(recipe, num_updates), recipe)
 
 
-class Account:
-    """What trackers are told of every update."""
+class UpdateLog:
+    """The numbers of every update that trackers get."""
 
     def __init__(self, recipe: Recipe, num_updates: int) -> None:
         """Begin now."""
@@ -188,7 +197,7 @@ class Account:
         """Count the next update's seconds from here."""
         self._last = time.perf_counter()
 
-    def values(self, batch: Minibatch, measured: Measured) -> dict[str, float]:
+    def values(self, batch: Minibatch, measured: StepMetrics) -> dict[str, float]:
         """Loss, gradient norm, rate, tokens, and seconds since the last update or `start`."""
         numbers = {
             "loss": float(measured.loss),

@@ -1,6 +1,6 @@
-"""What training minimises, as sums over the examples of a batch.
+"""One update: loss, gradient, clipping, optimiser; compiled once for every shape of a batch.
 
-One update: gradient, clipping, optimiser; compiled once for every shape of a batch.
+Losses are sums over the examples of a batch, so that a batch may be computed in parts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,32 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model
+from ntkfusion.models.model import ArrayLike, Model
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.utils.parameter_paths import Flat, Params, unflatten
+
+T = TypeVar("T")
 
 #: What the network reads; a batch's other arrays are for the loss.
 NETWORK_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "decoder_input_ids")
 
+#: Arrays of a batch by name, as `ntkfusion.training.batches.TokenizedExamples.batch` makes them, or on the device.
+Arrays = Mapping[str, ArrayLike]
+
 #: (parameters, constants, arrays of a batch, dropout key or None) → the sum over examples, each times its weight.
 Loss = Callable[[Params, Params, Mapping[str, Array], Array | None], Float[Array, ""]]
+
+
+def network_inputs(arrays: Arrays) -> dict[str, ArrayLike]:
+    """Of the arrays of a batch those that the network reads."""
+    return {name: arrays[name] for name in NETWORK_INPUTS if name in arrays}
 
 
 def logits_of(
     config: ModelConfig, params: Params, constants: Params, arrays: Mapping[str, Array], key: Array | None = None
 ) -> Float[Array, "B C"]:
     """Logits of a classification head for a batch of a training run."""
-    inputs: dict[str, Any] = {name: arrays[name] for name in NETWORK_INPUTS if name in arrays}
-    logits = Model(config, params, constants).apply(params, dropout_key=key, **inputs).logits
+    logits = Model(config, params, constants).apply(params, dropout_key=key, **network_inputs(arrays)).logits
     assert logits is not None
     return logits
 
@@ -85,7 +94,7 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Fixed:
+class NonTrainable:
     """Everything that no update changes.
 
     Attributes:
@@ -103,16 +112,16 @@ class Fixed:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What an update tells: the mean loss of its examples, the gradient's norm, whether both are numbers."""
+class StepMetrics:
+    """What an update measures: the mean loss of its examples, the gradient's norm, whether both are numbers."""
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     finite: Bool[Array, ""]
 
 
-#: (state, fixed, arrays of a batch) → (new state, what was measured). The old state's memory is taken over.
-Step = Callable[[TrainState, Fixed, Mapping[str, Any]], tuple[TrainState, Measured]]
+#: (state, what is not trained, arrays of a batch) → (new state, what was measured); the old state's memory is reused.
+Step = Callable[[TrainState, NonTrainable, Arrays], tuple[TrainState, StepMetrics]]
 
 
 def first_state(trained: Flat, optimizer: optax.GradientTransformation) -> TrainState:
@@ -143,11 +152,11 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, recipe: Recip
     """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, fixed: Fixed, arrays: Mapping[str, Array]) -> tuple[TrainState, Measured]:
-        key = jax.random.fold_in(fixed.key, state.step)
+    def step(state: TrainState, rest: NonTrainable, arrays: Mapping[str, Array]) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(rest.key, state.step)
 
         def mean(trained: Flat, part: Mapping[str, Array], number: Int[Array, ""]) -> Float[Array, ""]:
-            params, constants = _in_precision((unflatten(trained | fixed.params), fixed.constants), recipe.precision)
+            params, constants = _in_precision((unflatten(trained | rest.params), rest.constants), recipe.precision)
             dropout = jax.random.fold_in(key, number) if recipe.dropout else None
             total = loss(params, constants, part, dropout)
             return total / jnp.sum(arrays["weights"]).astype(total.dtype)
@@ -155,9 +164,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, recipe: Recip
         value, gradient = _accumulated(jax.value_and_grad(mean), state.params, arrays, recipe.accumulation)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        update = partial(_updated, optimizer, fixed.rates)
+        update = partial(_updated, optimizer, rest.rates)
         state = jax.lax.cond(finite, update, lambda state, _: state, state, gradient)
-        return state, Measured(value, norm, finite)
+        return state, StepMetrics(value, norm, finite)
 
     return step
 
@@ -187,7 +196,7 @@ def _accumulated(
     return jax.lax.scan(add, zeros, (split, jnp.arange(parts, dtype=jnp.int32)))[0]
 
 
-def _in_precision(tree: Any, precision: str) -> Any:
+def _in_precision(tree: T, precision: str) -> T:
     """Half precision where it is asked for; what is float64 or no fraction stays otherwise."""
     if precision == "float32":
         return tree

@@ -1,6 +1,6 @@
-"""Whether two runs are the same: digests of everything that a result depends on.
+"""The state of a run on disk: whole or not there, whenever the process dies, and known by a digest of the run.
 
-The state of a run on disk: whole or not there, whenever the process dies.
+A digest is of everything that a result depends on; a store refuses to go on with another run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +19,13 @@ from jaxtyping import Array
 from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
-from ntkfusion.training.batches import Encoded
+from ntkfusion.training.batches import TokenizedExamples
 from ntkfusion.training.step import TrainState
 from ntkfusion.utils.digests import digest, digest_text
 from ntkfusion.utils.parameter_paths import Flat, flatten
 
 
-def run_digest(facts: object, sets: Sequence[Encoded], arrays: Mapping[str, Array]) -> str:
+def run_digest(facts: object, sets: Sequence[TokenizedExamples], arrays: Mapping[str, Array]) -> str:
     """What a training run depends on, in short.
 
     Args:
@@ -54,7 +53,7 @@ def task_digest(task: Task) -> str:
 
 
 def _digest(words: Sequence[str], arrays: Mapping[str, Array]) -> str:
-    named = [(path, str(leaf.dtype), leaf.shape, digest(np.asarray(leaf))) for path, leaf in sorted(arrays.items())]
+    named = [(path, str(array.dtype), array.shape, digest(np.asarray(array))) for path, array in sorted(arrays.items())]
     return digest_text(repr((words, named)))
 
 
@@ -150,9 +149,9 @@ class StateStore:
             for name, leaf in _leaves(like).items()
         }
         parts = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        found = self._manager.restore(self.step, args=parts)["arrays"]
+        arrays = self._manager.restore(self.step, args=parts)["arrays"]
         # copies: orbax's arrays may share memory with its reader, and updates take over what they are given
-        return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(found[name]) for name in abstract])
+        return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(arrays[name]) for name in abstract])
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -162,6 +161,6 @@ class StateStore:
 _FACTS = tuple(field.name for field in dataclasses.fields(Progress) if field.name != "best")
 
 
-def _leaves(tree: Any) -> dict[str, jax.Array]:
+def _leaves(tree: object) -> dict[str, jax.Array]:
     """Every array by its place."""
     return {f"{place:05}": leaf for place, leaf in enumerate(jax.tree.leaves(tree))}

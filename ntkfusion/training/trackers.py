@@ -10,13 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from ntkfusion.errors import InputError
 
-#: What a tracker is told: names such as ``loss`` or ``dev/accuracy``.
+#: What a tracker gets: names such as ``loss`` or ``dev/accuracy``.
 Values = Mapping[str, float]
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What `fit` tells its numbers to."""
+    """What `fit` gives its numbers to."""
 
     def log(self, step: int, values: Values) -> None:
         """Take the numbers of a moment.
@@ -90,14 +90,14 @@ def summary_writer() -> Any:
 
 
 class Several:
-    """Trackers that are told the same."""
+    """Trackers that all get the same."""
 
     def __init__(self, trackers: Iterable[Tracker]) -> None:
-        """Tell all of them."""
+        """Pass numbers on to all of these."""
         self._trackers = tuple(trackers)
 
     def log(self, step: int, values: Values) -> None:
-        """Tell every one."""
+        """Pass on to every one."""
         for tracker in self._trackers:
             tracker.log(step, values)
 
@@ -111,13 +111,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file that `JsonLines` wrote; a last line that was cut off is left out."""
     if not path.exists():
         return []
-    found = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return found
+    return lines
 
 
 def forget_after(path: Path, step: int) -> None:

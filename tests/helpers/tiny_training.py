@@ -11,10 +11,10 @@ import numpy as np
 from ntkfusion.data.tasks.task import Examples, Task
 from ntkfusion.models.bert.config import BertConfig
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.training.batches import Encoded
+from ntkfusion.training.batches import TokenizedExamples
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
 from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.encoder_parity import random_weights
 
@@ -89,13 +89,13 @@ def random_encoded(count, seed, *, longest=11, vocab=31, classes=2, padding=0):
     words = [word for word in range(vocab) if word != padding]
     ids = [rng.choice(words, rng.integers(2, longest + 1)).tolist() for _ in range(count)]
     types = [rng.integers(0, 2, len(row)).tolist() for row in ids]
-    return Encoded(ids, types, rng.integers(0, classes, count).astype(np.int32), padding)
+    return TokenizedExamples(ids, types, rng.integers(0, classes, count).astype(np.int32), padding)
 
 
 def train(model, recipe, batches, *, rates=None, frozen=()):
     """Parameters by path behind the updates of some batches, and what the updates told, without a task."""
     flat = flatten(model.params)
-    fixed = Fixed({path: flat[path] for path in frozen}, model.constants, dropout_key(0), rates or {})
+    fixed = NonTrainable({path: flat[path] for path in frozen}, model.constants, dropout_key(0), rates or {})
     optimizer, step = _program(model.config, recipe, len(batches))
     state, told = first_state({path: leaf for path, leaf in flat.items() if path not in frozen}, optimizer), []
     for arrays in batches:

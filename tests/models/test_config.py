@@ -12,9 +12,9 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.bert.config import BertConfig, RobertaConfig, XlmRobertaConfig
 from ntkfusion.models.blocks.dense import dense_layout
-from ntkfusion.models.config import LARGEST_SIZE
+from ntkfusion.models.config import CHECK, LARGEST_SIZE, ModelConfig, check_values
 from ntkfusion.models.model import abstract_params
-from ntkfusion.models.registry import read_config
+from ntkfusion.models.registry import ARCHITECTURES, read_config
 
 MINIMAL = {
     "model_type": "bert",
@@ -39,7 +39,7 @@ def test_defaults_are_hugging_faces(ours, theirs):
     theirs = getattr(pytest.importorskip("transformers"), theirs)()
     assert ours.model_type == theirs.model_type
     for field in dataclasses.fields(ours):
-        if field.name not in ours.OWN_FIELDS:
+        if field.name not in ours.NOT_IN_FILE:
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 
@@ -91,6 +91,26 @@ def test_epsilon_is_a_small_number(value):
 def test_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         read_config(MINIMAL | changes)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_field_says_how_its_values_are_checked(name):
+    cls = ARCHITECTURES[name].config
+    unchecked = [field.name for field in dataclasses.fields(cls) if field.metadata[CHECK] is None]
+    assert unchecked == ["head", "mlp_layouts"]
+    for field in dataclasses.fields(cls):
+        if field.name not in unchecked:
+            with pytest.raises(InputError, match=f"config: {field.name} must be .*, got \\['nothing'\\]"):
+                check_values(cls, {field.name: ["nothing"]})
+
+
+def test_a_field_without_a_check_is_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class Forgetful(ModelConfig):
+        forgotten: int = 3
+
+    with pytest.raises(KeyError):
+        check_values(Forgetful, {})
 
 
 def test_block_layouts():

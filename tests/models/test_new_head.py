@@ -110,7 +110,7 @@ def test_compressed_model_keeps_its_blocks(bert):
 
 
 def test_double_precision_stays(bert, x64):
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), bert.params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), bert.params)
     new = nf.with_new_head(dataclasses.replace(bert, params=params), "question-answering")
     assert {leaf.dtype for leaf in leaves(new).values()} == {np.dtype("float64")}
 

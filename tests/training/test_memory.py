@@ -15,7 +15,7 @@ from ntkfusion.training.layerwise import TUNE_LAYERS
 from ntkfusion.training.memory import training_bytes, tuning_bytes
 from ntkfusion.training.optimizer import Group, build_optimizer, split
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
 from tests.helpers.encoder_parity import random_weights
 from tests.helpers.tiny_training import CONFIG, as_readable, examples, half, random_encoded
 
@@ -47,7 +47,7 @@ def of_task(recipe, groups=()):
     model = random_weights(LARGER, 0.3)
     arrays = random_encoded(8, 0).batch(range(8), 8, LENGTH)
     trained, frozen = split(model.params, groups)
-    fixed = Fixed(frozen, model.constants, dropout_key(0), {})
+    fixed = NonTrainable(frozen, model.constants, dropout_key(0), {})
     plan = planned(task_loss(model.config, is_regression=False), trained, fixed, arrays, recipe)
     return training_bytes(model, recipe, LENGTH, groups), plan
 
@@ -77,7 +77,7 @@ def test_an_update_of_layer_wise_tuning_takes_about_what_was_estimated(layers):
     teacher = random_weights(LARGER, 0.3)
     pair, recipe = Pair.of(halved(teacher, layers), teacher), dataclasses.replace(TUNE_LAYERS, batch_size=8)
     arrays = token_batch(random_encoded(8, 0).batch(range(8), 8, LENGTH))
-    fixed = Fixed(pair.frozen, pair.constants, dropout_key(0), {})
+    fixed = NonTrainable(pair.frozen, pair.constants, dropout_key(0), {})
     estimate = tuning_bytes(pair, recipe, LENGTH)
     plan = planned(layer_loss(pair.shapes), pair.trained, fixed, arrays, recipe)
     print(f"\nestimated {estimate / 1024:.0f} KiB, planned {plan / 1024:.0f} KiB: {estimate / plan:.2f}")

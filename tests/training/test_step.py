@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.training.optimizer import cluster_rates, own_rates, rates_of
+from ntkfusion.training.optimizer import changed_rates, cluster_rates, rates_of
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.tiny_training import duplicated, in_double, random_encoded, relative, tiny_model, train
@@ -87,12 +87,12 @@ def test_frozen_parameters_constants_and_rates():
 
 @pytest.mark.usefixtures("x64")
 def test_cluster_rates_make_v1_follow_the_original():
-    """methods.md 1.9.4, Theorem 2, for the whole network."""
+    """docs/training.md, "Rates of centroids", for the whole network."""
     copies = np.array([1, 2, 3, 1, 5, 1, 1, 2, 1, 4, 1, 3])
     whole, fused, places = duplicated(in_double(tiny_model()), copies)
     encoded = random_encoded(80, 0)
     batches = [encoded.batch(range(4 * start, 4 * start + 4), 4, 11) for start in range(20)]
-    rates = own_rates(rates_of(list(flatten(fused.params)), cluster_rates(fused)))
+    rates = changed_rates(rates_of(list(flatten(fused.params)), cluster_rates(fused)))
     expected, told = train(whole, FAST, batches)
     found, told_fused = train(fused, FAST, batches, rates=rates)
     expanded = dict(found)

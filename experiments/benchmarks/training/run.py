@@ -28,7 +28,7 @@ from ntkfusion.training.batches import encode, minibatches
 from ntkfusion.training.evaluation import padded_lengths
 from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.step import Fixed, dropout_key, first_state, make_step, task_loss
+from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
 from ntkfusion.utils.parameter_paths import flatten
 
 Contestant = Literal["ours", "ours, fused", "transformers"]
@@ -90,7 +90,7 @@ def ours(model: nf.Model, batches: Batches, options: TrainingOptions) -> Callabl
     """A pass over the batches; the last loss."""
     optimizer = build_optimizer(recipe(options), 10**6)
     step = make_step(task_loss(model.config, is_regression=False), optimizer, recipe(options))
-    fixed = Fixed({}, model.constants, dropout_key(0), {})
+    fixed = NonTrainable({}, model.constants, dropout_key(0), {})
     state = first_state(flatten(model.params), optimizer)
 
     def run() -> float:

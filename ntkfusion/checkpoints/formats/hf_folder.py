@@ -14,13 +14,14 @@ from ntkfusion.checkpoints.formats.outgoing import Outgoing
 from ntkfusion.checkpoints.formats.safetensors import write_sharded
 from ntkfusion.checkpoints.formats.statement import CONFIG_KEY, function_fields
 from ntkfusion.checkpoints.formats.tensors import FLOATS
+from ntkfusion.models.config import JsonObject
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class, write_config
 from ntkfusion.utils.digests import canonical
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class OutgoingModel:
     """A model that is ready to be written.
 
     Attributes:
@@ -36,16 +37,16 @@ class Plan:
     max_shard_size: int
 
 
-def write_hf(folder: Path, plan: Plan) -> None:
+def write_hf(folder: Path, outgoing: OutgoingModel) -> None:
     """Write config.json and safetensors weights."""
-    write_config_file(folder, plan)
-    metadata = {"format": "pt", CONFIG_KEY: canonical(function_fields(plan.model.config))}
-    write_sharded(folder, plan.tensors, plan.digests, metadata, plan.max_shard_size)
+    write_config_file(folder, outgoing)
+    metadata = {"format": "pt", CONFIG_KEY: canonical(function_fields(outgoing.model.config))}
+    write_sharded(folder, outgoing.tensors, outgoing.digests, metadata, outgoing.max_shard_size)
 
 
-def write_config_file(folder: Path, plan: Plan) -> None:
+def write_config_file(folder: Path, outgoing: OutgoingModel) -> None:
     """Write config.json."""
-    contents = config_contents(plan.model, [tensor.dtype for tensor in plan.tensors])
+    contents = config_contents(outgoing.model, [tensor.dtype for tensor in outgoing.tensors])
     text = json.dumps(contents, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 
@@ -67,13 +68,13 @@ def config_contents(model: Model, dtypes: Sequence[str]) -> dict[str, Any]:
     original = {key: value for key, value in model.origin.config.items() if key not in ("auto_map", "torch_dtype")}
     # transformers loads a whole model in this dtype: the widest loses nothing
     widest = max({*dtypes}, key=lambda name: (np.dtype(FLOATS[name]).itemsize, name))
-    own = {"architectures": [transformers_class(config)], "dtype": np.dtype(FLOATS[widest]).name}
+    added = {"architectures": [transformers_class(config)], "dtype": np.dtype(FLOATS[widest]).name}
     if len({*dtypes} & {"F16", "BF16"}) == 2 and widest in ("F16", "BF16"):
-        own["dtype"] = "float32"
-    return original | write_config(config) | _labels(original, config.num_labels) | own
+        added["dtype"] = "float32"
+    return original | write_config(config) | _labels(original, config.num_labels) | added
 
 
-def _labels(original: Mapping[str, Any], number: int | None) -> dict[str, Any]:
+def _labels(original: JsonObject, number: int | None) -> dict[str, Any]:
     """Names for the outputs of a classification head: the original's, if they are as many."""
     if number is None:
         return {}

@@ -1,6 +1,6 @@
-"""Legacy Flax checkpoints (``flax_model.msgpack``, single or sharded), by the names and with the axes of PyTorch's.
+"""Legacy Flax checkpoints (``flax_model.msgpack``, single or sharded), read and written array by array.
 
-Flax msgpack files, written array by array under the names of Hugging Face's Flax classes.
+What is read has PyTorch's names and axes, what is written those of Hugging Face's Flax classes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import msgpack
 import numpy as np
 
-from ntkfusion.checkpoints.formats.hf_folder import Plan, write_config_file
+from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_config_file
 from ntkfusion.checkpoints.formats.msgpack_walk import CHUNKED, Stored, WalkError, walk
 from ntkfusion.checkpoints.formats.outgoing import Outgoing
 from ntkfusion.checkpoints.formats.safetensors import shard_names, split, write_index
@@ -22,6 +22,7 @@ from ntkfusion.checkpoints.formats.statement import CONFIG_KEY, TENSOR_KEY, Stat
 from ntkfusion.checkpoints.formats.tensors import FLOATS, TensorInfo, empty, read_index, read_into, read_json_object
 from ntkfusion.errors import CheckpointError
 from ntkfusion.utils.digests import as_bytes, canonical
+from ntkfusion.utils.parameter_paths import Params
 
 SINGLE = "flax_model.msgpack"
 
@@ -32,6 +33,10 @@ DIGESTS = "flax_model.digests.json"
 
 #: The last word of a Flax name → of PyTorch's; the others stay.
 _LAST_WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+#: Keys of Flax's nested dictionaries → array.
+_Arrays: TypeAlias = Mapping[tuple[str, ...], Stored]
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,12 @@ def open_msgpack(folder: Path, source: str | None = None) -> MsgpackFolder:
     source = str(folder) if source is None else source
     problems: list[str] = []
     if (folder / SINGLE).exists():
-        found = {SINGLE: _walked(folder / SINGLE, problems)}
+        arrays_of = {SINGLE: _walked(folder / SINGLE, problems)}
     else:
         weight_map, shards = read_index(folder, INDEX, ".msgpack", source, problems)
-        found = {shard: _walked(folder / shard, problems) for shard in shards}
-        problems += [] if problems else _disagreements(weight_map, found)
-    opened = _named(folder, source, found, problems)
+        arrays_of = {shard: _walked(folder / shard, problems) for shard in shards}
+        problems += [] if problems else _disagreements(weight_map, arrays_of)
+    opened = _named(folder, source, arrays_of, problems)
     if problems:
         raise CheckpointError(source, problems)
     return opened
@@ -123,8 +128,8 @@ def _walked(file: Path, problems: list[str]) -> dict[tuple[str, ...], Stored]:
     return {}
 
 
-def _disagreements(weight_map: Mapping[str, str], found: Mapping[str, Mapping[tuple[str, ...], Stored]]) -> list[str]:
-    held = {(_joined(path), shard) for shard, arrays in found.items() for path in arrays}
+def _disagreements(weight_map: Mapping[str, str], arrays_of: Mapping[str, _Arrays]) -> list[str]:
+    held = {(_joined(path), shard) for shard, arrays in arrays_of.items() for path in arrays}
     listed = {(name.removeprefix("params/"), shard) for name, shard in weight_map.items()}
     missing = [f"{name} is listed in {shard}, which does not hold it" for name, shard in sorted(listed - held)]
     return missing + [f"{name} is in {shard}, but {INDEX} does not say so" for name, shard in sorted(held - listed)]
@@ -134,13 +139,11 @@ def _joined(path: tuple[str, ...]) -> str:
     return "/".join(path)
 
 
-def _named(
-    folder: Path, source: str, found: Mapping[str, Mapping[tuple[str, ...], Stored]], problems: list[str]
-) -> MsgpackFolder:
+def _named(folder: Path, source: str, arrays_of: Mapping[str, _Arrays], problems: list[str]) -> MsgpackFolder:
     tensors: dict[str, TensorInfo] = {}
     stored: dict[str, Stored] = {}
     transposed: set[str] = set()
-    for file, arrays in found.items():
+    for file, arrays in arrays_of.items():
         for path, array in arrays.items():
             name = ".".join((*path[:-1], _LAST_WORDS.get(path[-1], path[-1])))
             if name in tensors:
@@ -166,16 +169,18 @@ def _statement(folder: Path, source: str, tensors: Iterable[str], problems: list
 CHUNK_SIZE = 2**30
 
 
-def write_flax(folder: Path, plan: Plan) -> None:
+def write_flax(folder: Path, outgoing: OutgoingModel) -> None:
     """Write config.json, Flax msgpack weights, and the digests beside them."""
-    write_config_file(folder, plan)
-    shards = split(plan.tensors, plan.max_shard_size)
+    write_config_file(folder, outgoing)
+    shards = split(outgoing.tensors, outgoing.max_shard_size)
     for name, shard in zip(shard_names(SINGLE, len(shards)), shards, strict=True):
         with (folder / name).open("wb") as file:
             _write_tree(file, _tree(shard))
-    write_index(folder / INDEX, SINGLE, shards, {tensor.name: "/".join(flax_path(tensor)) for tensor in plan.tensors})
-    noted = {TENSOR_KEY + name: value for name, value in plan.digests.items()}
-    noted[CONFIG_KEY] = canonical(function_fields(plan.model.config))
+    write_index(
+        folder / INDEX, SINGLE, shards, {tensor.name: "/".join(flax_path(tensor)) for tensor in outgoing.tensors}
+    )
+    noted = {TENSOR_KEY + name: value for name, value in outgoing.digests.items()}
+    noted[CONFIG_KEY] = canonical(function_fields(outgoing.model.config))
     (folder / DIGESTS).write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -191,8 +196,8 @@ def _last_word(tensor: Outgoing) -> str:
     return "kernel" if len(tensor.shape) == 2 else "scale"
 
 
-def _tree(tensors: Sequence[Outgoing]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _tree(tensors: Sequence[Outgoing]) -> Params:
+    tree: Params = {}
     for tensor in tensors:
         *path, last = flax_path(tensor)
         inner = tree
@@ -202,7 +207,7 @@ def _tree(tensors: Sequence[Outgoing]) -> dict[str, Any]:
     return tree
 
 
-def _write_tree(file: BinaryIO, tree: dict[str, Any]) -> None:
+def _write_tree(file: BinaryIO, tree: Params) -> None:
     packer = msgpack.Packer()
     file.write(packer.pack_map_header(len(tree)))
     for key, value in tree.items():

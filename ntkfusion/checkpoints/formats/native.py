@@ -1,6 +1,6 @@
-"""Writing the library's own format: ``ntkfusion.json`` and ``ntkfusion.safetensors``, for every kind of block.
+"""The library's native format: ``ntkfusion.json`` and ``ntkfusion.safetensors``, for every kind of block.
 
-Reading the library's own format: everything is compared with what the header says before a number is read.
+First how it is written, then how it is read: everything is compared with what the header says before a number is read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ntkfusion.checkpoints.formats.safetensors import SafetensorsFolder, open_fi
 from ntkfusion.checkpoints.formats.statement import Statement
 from ntkfusion.checkpoints.formats.tensors import FLOATS, converted, read_json_object, value_problems
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import ModelConfig, checked_values
+from ntkfusion.models.config import JsonObject, ModelConfig, checked_values
 from ntkfusion.models.model import Model, Origin, abstract_params
 from ntkfusion.models.registry import ARCHITECTURES, architecture_of
 from ntkfusion.utils.digests import canonical, digest_text
@@ -36,8 +36,8 @@ HEADER, WEIGHTS = "ntkfusion.json", "ntkfusion.safetensors"
 FORMAT, VERSION = "ntkfusion", 1
 
 
-def own_tensors(model: Model, dtype: str | None) -> tuple[list[Outgoing], dict[str, str]]:
-    """The arrays of a model by our own paths.
+def native_tensors(model: Model, dtype: str | None) -> tuple[list[Outgoing], dict[str, str]]:
+    """The arrays of a model by their paths.
 
     Args:
         model: any model.
@@ -78,14 +78,16 @@ def _lossless(model: Model, name: str, array: np.ndarray) -> str:
     return STORED[array.dtype.name]
 
 
-def write_own(folder: Path, model: Model, tensors: list[Outgoing], shared: Mapping[str, str], digests: Any) -> None:
+def write_native(
+    folder: Path, model: Model, tensors: list[Outgoing], shared: Mapping[str, str], digests: Mapping[str, str]
+) -> None:
     """Write both files.
 
     Args:
         folder: where to.
         model: the model.
-        tensors: from `own_tensors`.
-        shared: from `own_tensors`.
+        tensors: from `native_tensors`.
+        shared: from `native_tensors`.
         digests: tensor → digest.
     """
     contents = header(model, shared, digests)
@@ -111,7 +113,7 @@ def header(model: Model, shared: Mapping[str, str], digests: Mapping[str, str]) 
     return contents | {"digest": header_digest(contents)}
 
 
-def header_digest(contents: Mapping[str, Any]) -> str:
+def header_digest(contents: JsonObject) -> str:
     """The digest of everything in ``ntkfusion.json`` but itself."""
     return digest_text(canonical({key: value for key, value in contents.items() if key != "digest"}))
 
@@ -130,8 +132,8 @@ _KEYS = {
 }
 
 
-def read_own(folder: Path, source: str, dtype: str) -> tuple[Model, Audit]:
-    """The model in a folder of our own, with an account of its tensors.
+def read_native(folder: Path, source: str, dtype: str) -> tuple[Model, Audit]:
+    """The model in a folder of the native format, with an account of its tensors.
 
     Args:
         folder: the folder.
@@ -162,7 +164,7 @@ def read_own(folder: Path, source: str, dtype: str) -> tuple[Model, Audit]:
     return model, Audit(tuple(opened.tensors), {}, sizes, dict(Counter(info.dtype for info in infos)))
 
 
-def _checked(contents: dict[str, Any], source: str) -> dict[str, Any]:
+def _checked(contents: JsonObject, source: str) -> JsonObject:
     """The header, if this version can read it and nobody changed it."""
     if contents.get("format") != FORMAT or contents.get("version") != VERSION:
         problem = (
@@ -183,14 +185,14 @@ def _checked(contents: dict[str, Any], source: str) -> dict[str, Any]:
     return contents
 
 
-def _unchanged(contents: Mapping[str, Any]) -> bool:
+def _unchanged(contents: JsonObject) -> bool:
     try:
         return header_digest(contents) == contents["digest"]
     except (ValueError, RecursionError):
         return False
 
 
-def _config(contents: Mapping[str, Any], num_arrays: int) -> ModelConfig:
+def _config(contents: JsonObject, num_arrays: int) -> ModelConfig:
     """The configuration, its blocks still those of the architecture."""
     name, values = contents["architecture"], contents["config"]
     if name not in ARCHITECTURES:
@@ -212,7 +214,7 @@ def _config(contents: Mapping[str, Any], num_arrays: int) -> ModelConfig:
     return config
 
 
-def _with_blocks(config: ModelConfig, contents: Mapping[str, Any], dtype: str) -> ModelConfig:
+def _with_blocks(config: ModelConfig, contents: JsonObject, dtype: str) -> ModelConfig:
     layouts = tuple(block_layout(block, dtype=dtype) for block in contents["blocks"])
     return dataclasses.replace(config, mlp_layouts=layouts)
 

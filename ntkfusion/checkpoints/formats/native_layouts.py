@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, TypeAlias, get_type_hints
 
 import jax
 import numpy as np
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix
+from ntkfusion.models.blocks.block import Block, Layout
+from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix, MatrixCode
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.gated import GatedBlock
 from ntkfusion.models.blocks.masked import MaskedBlock
 from ntkfusion.models.blocks.mixture import MixtureBlock
-from ntkfusion.models.config import LARGEST_SIZE
+from ntkfusion.models.config import LARGEST_SIZE, JsonObject
 
 #: What a block can be, and what its parts can be.
-BLOCKS: dict[str, type[Any]] = {
+BLOCKS: dict[str, type[Block]] = {
     "dense": MLPBlock,
     "factorised": FactorizedBlock,
     "masked": MaskedBlock,
@@ -26,14 +29,17 @@ BLOCKS: dict[str, type[Any]] = {
     "mixture": MixtureBlock,
 }
 
-PARTS: dict[str, type[Any]] = {
+PARTS: dict[str, type[MatrixCode | Affine]] = {
     "latent": LatentMatrix,
     "kronecker": KroneckerMatrix,
     "low-rank": LowRankMatrix,
     "affine": Affine,
 }
 
-_KINDS = BLOCKS | PARTS
+#: A block or a part of one.
+Part: TypeAlias = Block | MatrixCode | Affine
+
+_KINDS: dict[str, type[Part]] = {**BLOCKS, **PARTS}
 
 _NAMES = {cls: name for name, cls in _KINDS.items()}
 
@@ -53,7 +59,7 @@ def described(layout: Any) -> Any:
     return layout
 
 
-def block_layout(description: Any, *, dtype: str) -> Any:
+def block_layout(description: Any, *, dtype: str) -> Layout:
     """The inverse of `described` for a block.
 
     Args:
@@ -84,7 +90,7 @@ def _node(description: Any, dtype: str, depth: int) -> Any:
     return _part(description, dtype, depth) if "kind" in description else _array(description, dtype)
 
 
-def _part(description: dict[str, Any], dtype: str, depth: int) -> Any:
+def _part(description: JsonObject, dtype: str, depth: int) -> Part:
     kind = description["kind"]
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"a part of the kind {kind!r}; this version knows {', '.join(_KINDS)}")
@@ -94,25 +100,37 @@ def _part(description: dict[str, Any], dtype: str, depth: int) -> Any:
         raise InputError(f"a {kind} part with the keys {_listed(description)}, expected {_listed({'kind', *fields})}")
     # field by field: the constructor would look at shapes, and these are arrays that are not there yet
     part = object.__new__(cls)
-    for name, field in fields.items():
-        static = field.metadata.get("static")
-        value = _static(name, description[name], str(field.type)) if static else None
-        object.__setattr__(part, name, value if static else _node(description[name], dtype, depth + 1))
+    static = static_types(cls)
+    for name in fields:
+        value = description[name]
+        if name not in static:
+            value = _node(value, dtype, depth + 1)
+        elif not _FITS[static[name]](value):
+            raise InputError(f"a block whose {name} is {value!r}")
+        object.__setattr__(part, name, value)
     return part
 
 
-def _static(name: str, value: Any, kind: str) -> Any:
-    fits = {
-        "str": isinstance(value, str),
-        "bool": isinstance(value, bool),
-        "int | None": value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0),
-    }
-    if not fits[kind]:
-        raise InputError(f"a block whose {name} is {value!r}")
-    return value
+@cache
+def static_types(cls: type[Part]) -> Mapping[str, object]:
+    """The fields of a kind of block or part that are no arrays → their types."""
+    types = get_type_hints(cls)
+    return {field.name: types[field.name] for field in dataclasses.fields(cls) if field.metadata.get("static")}
 
 
-def _array(description: dict[str, Any], dtype: str) -> jax.ShapeDtypeStruct:
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+#: Type of a field that is no array → whether it can have a value.
+_FITS: dict[object, Callable[[object], bool]] = {
+    str: lambda value: isinstance(value, str),
+    bool: lambda value: isinstance(value, bool),
+    int | None: lambda value: value is None or _is_count(value),
+}
+
+
+def _array(description: JsonObject, dtype: str) -> jax.ShapeDtypeStruct:
     shape, stored = description.get("shape"), description.get("dtype")
     if description.keys() != {"shape", "dtype"} or not isinstance(shape, list) or stored not in ("float32", "float64"):
         raise InputError(f"a block with an array described as {str(description)[:100]}")
@@ -121,9 +139,9 @@ def _array(description: dict[str, Any], dtype: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), min(np.dtype(dtype), np.dtype(stored), key=lambda one: one.itemsize))
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIZE
 
 
-def _listed(keys: Any) -> str:
+def _listed(keys: Iterable[str]) -> str:
     return ", ".join(sorted(map(str, keys)))[:200]

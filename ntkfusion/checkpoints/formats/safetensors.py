@@ -1,6 +1,6 @@
-"""Folders of safetensors files, single or sharded: headers first, every defect collected, tensors one at a time.
+"""Folders of safetensors files, single or sharded: read headers first, every defect collected, and written.
 
-Safetensors files, written tensor by tensor: nothing is copied as a whole.
+Tensors are read and written one at a time: nothing is copied as a whole.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ def write_sharded(
     """
     shards = split(tensors, max_size)
     for name, shard in zip(shard_names(SINGLE, len(shards)), shards, strict=True):
-        own = {TENSOR_KEY + tensor.name: digests[tensor.name] for tensor in shard}
-        write_safetensors(folder / name, shard, {**metadata, **own})
+        noted = {TENSOR_KEY + tensor.name: digests[tensor.name] for tensor in shard}
+        write_safetensors(folder / name, shard, {**metadata, **noted})
     write_index(folder / INDEX, SINGLE, shards, {tensor.name: tensor.name for tensor in tensors})
 
 

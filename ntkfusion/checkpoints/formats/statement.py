@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 
-from ntkfusion.models.config import ModelConfig
+from ntkfusion.models.config import JsonObject, ModelConfig
 from ntkfusion.utils.digests import canonical, digest
 
 #: Keys of metadata: the fields of the configuration that decide the function, and, in front of a tensor, its digest.
@@ -20,7 +19,7 @@ CONFIG_KEY = f"{PREFIX}config"
 TENSOR_KEY = f"{PREFIX}digest/"
 
 
-def function_fields(config: ModelConfig) -> dict[str, Any]:
+def function_fields(config: ModelConfig) -> JsonObject:
     """The fields of a configuration that decide what a model computes, by name, as JSON values.
 
     Dropout and initialisation only matter for training; block layouts are not in ``config.json``.
@@ -39,7 +38,7 @@ class Statement:
         digests: tensor → digest.
     """
 
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: JsonObject = dataclasses.field(default_factory=dict)
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def config_problems(self, config: ModelConfig) -> list[str]:

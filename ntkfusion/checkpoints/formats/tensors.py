@@ -1,10 +1,7 @@
-"""What every kind of weight file looks like to the audit: tensors by name, headers first.
+"""What all readers of weight files share: tensors by name, their numbers, and the JSON files beside them.
 
-The numbers of one tensor: their conversion, and whether they are numbers at all.
-
-Files of a checkpoint folder that are not weights: JSON objects, read with errors that name the file.
-
-Index files of sharded checkpoints: which tensor is in which file, and that no file lies elsewhere.
+A `TensorSource` is what every kind of weight file looks like to the audit. Below it the numbers of one tensor (read,
+converted, searched for NaN), and JSON files, an index of shards among them, with errors that name the file.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ntkfusion.checkpoints.formats.statement import Statement
 from ntkfusion.errors import CheckpointError
@@ -77,7 +75,7 @@ class TensorSource(Protocol):
 _LARGE = 2**16
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array to be filled, in pages of its own if it is large.
 
     Such pages go back to the system with the array; what the heap gets back it keeps, a seventh of a model of 1.3 GB.
@@ -163,7 +161,7 @@ def read_index(
     Raises:
         CheckpointError: if the index is no index.
     """
-    weight_map: Any = read_json_object(folder / index, source).get("weight_map")
+    weight_map = read_json_object(folder / index, source).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(source, [f"{index} has no 'weight_map' from tensor names to file names"])
     there = []

@@ -28,7 +28,7 @@ from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class
 from ntkfusion.training.evaluation import predict, score
 from ntkfusion.training.fine_tuning import Fit, fit
-from ntkfusion.training.run import Data
+from ntkfusion.training.run import TokenizedTask
 from ntkfusion.training.store import StateStore, model_digest, task_digest
 from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_after, read_lines
 from ntkfusion.utils.files import MARKER, Json, read_json, write_json
@@ -114,7 +114,7 @@ def updates_in(folder: Path) -> list[Json]:
     return [line for line in read_lines(folder / "metrics.jsonl") if "tokens" in line]
 
 
-def _prepare(plan: FinetunePlan, original: Model) -> Data:
+def _prepare(plan: FinetunePlan, original: Model) -> TokenizedTask:
     """Check everything that the model decides, mark the folder as ours, and tokenise the examples."""
     model = with_head(original, plan, plan.options.seeds[0])
     if plan.options.format in ("hf", "flax"):
@@ -122,7 +122,7 @@ def _prepare(plan: FinetunePlan, original: Model) -> Data:
     request = {**request_of(plan.options), "inputs": _inputs(plan, original)}
     if plan.options.resume:
         _check_inputs(plan, request["inputs"])
-    data = Data.of(model, plan.task, plan.recipe)
+    data = TokenizedTask.of(model, plan.task, plan.recipe)
     if plan.method is None:  # else once it is compressed
         check_trainable(plan, model, data)
     if plan.options.overwrite:

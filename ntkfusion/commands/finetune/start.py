@@ -13,11 +13,10 @@ from ntkfusion.commands.finetune.plan import FinetunePlan
 from ntkfusion.compression.compress_model import compress
 from ntkfusion.models.model import Model
 from ntkfusion.models.new_head import head_paths, with_new_head
-from ntkfusion.training.layerwise import TUNE_LAYERS, tune_layers
+from ntkfusion.training.layerwise import tune_layers, tuning_recipe
 from ntkfusion.training.memory import check_training_memory
 from ntkfusion.training.optimizer import Group, rates_of
-from ntkfusion.training.recipe import Recipe
-from ntkfusion.training.run import Data
+from ntkfusion.training.run import TokenizedTask
 from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines, forget_after
 from ntkfusion.utils.files import read_json, write_json
@@ -49,7 +48,7 @@ class SeedRun:
 
     plan: FinetunePlan
     original: Model
-    data: Data
+    data: TokenizedTask
     seed: int
     folder: Path
     progress: Progress
@@ -102,7 +101,7 @@ def groups_of(plan: FinetunePlan, model: Model) -> tuple[Group, ...]:
     return (Group(lambda path: path not in head, 0.0), *plan.groups)
 
 
-def check_trainable(plan: FinetunePlan, model: Model, data: Data) -> None:
+def check_trainable(plan: FinetunePlan, model: Model, data: TokenizedTask) -> None:
     """Refuse groups that fit no parameter of a model, and training that would not fit into memory.
 
     Raises:
@@ -111,12 +110,6 @@ def check_trainable(plan: FinetunePlan, model: Model, data: Data) -> None:
     groups = groups_of(plan, model)
     rates_of(list(flatten(model.params)), groups)
     check_training_memory(model, plan.recipe, max(data.buckets), groups)
-
-
-def layer_recipe(recipe: Recipe) -> Recipe:
-    """How layers are tuned: one pass at the same rate, constant, without decay and dropout."""
-    names = ("epochs", "optimizer", "schedule", "warmup", "weight_decay", "clip_norm", "dropout")
-    return dataclasses.replace(recipe, **{name: getattr(TUNE_LAYERS, name) for name in names})
 
 
 def tuning_report(folder: Path) -> dict[str, float]:
@@ -134,7 +127,7 @@ def _compressed(run: SeedRun) -> Model:
 
 
 def _tuned(run: SeedRun, small: Model) -> Model:
-    recipe, task, folder = layer_recipe(run.plan.recipe), run.plan.task, run.folder
+    recipe, task, folder = tuning_recipe(run.plan.recipe), run.plan.task, run.folder
     with ExitStack() as stack:
         store = StateStore(folder / "tuning")
         stack.callback(store.close)

@@ -165,15 +165,15 @@ def label_cells(table: Table, column: str) -> list[str]:
     Raises:
         InputError: if there is no such column, or a cell is missing, or in JSONL a list or an object.
     """
-    found = []
+    texts = []
     for row, cell in enumerate(table.column(column)):
         if isinstance(cell, list | dict):
             raise InputError(f"{table.where(row)}: a label is text or a number, {column!r} is {json.dumps(cell)}")
         text = "" if cell is None else cell.strip() if isinstance(cell, str) else json.dumps(cell)
         if not text:
             raise InputError(f"{table.where(row)}: {column!r} is missing; every example needs a label")
-        found.append(text)
-    return found
+        texts.append(text)
+    return texts
 
 
 def are_scores(table: Table, cells: Sequence[str]) -> bool:
@@ -226,11 +226,11 @@ def class_indices(table: Table, cells: Sequence[str], names: Sequence[str]) -> I
     """
     index = {name: place for place, name in enumerate(names)}
     numeric = all(_number(name) is not None for name in names)
-    found = [index.get(_name(cell) if numeric else cell) for cell in cells]
-    for row, place in enumerate(found):
+    places = [index.get(_name(cell) if numeric else cell) for cell in cells]
+    for row, place in enumerate(places):
         if place is None:
             raise InputError(f"{table.where(row)}: label {cells[row]!r} is unknown; the classes are {', '.join(names)}")
-    return np.asarray(found, np.int32)
+    return np.asarray(places, np.int32)
 
 
 def _number(text: str) -> int | float | None:

@@ -24,7 +24,7 @@ from ntkfusion.kernels.network.tap_factors import (
     factors,
 )
 from ntkfusion.kernels.network.taps import Dense, Lookup, Taps, find_taps
-from ntkfusion.utils.parameter_paths import ALL, Select, group_leaves, parameter_paths
+from ntkfusion.utils.parameter_paths import ALL, Select, group_parameters, parameter_paths
 
 #: A function of the parameters and one example without batch axis, with C outputs.
 NetworkFunction = Callable[[Any, Any], Float[Array, " C"]]
@@ -69,7 +69,7 @@ class Problem:
         """
         leaves, treedef = jax.tree.flatten(jax.tree.map(_shape, params))
         paths = parameter_paths(params)
-        group_of = group_leaves(paths, select, groups)
+        group_of = group_parameters(paths, select, groups)
         _check_differentiable({paths[leaf]: leaves[leaf].dtype for leaf in group_of})
         example, n = _one_example(x)
         other, m = (example, n) if z is None else _one_example(z)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.config import known_values
+from ntkfusion.models.config import JsonObject, known_values, number, size, text
 from ntkfusion.models.layers.encoder_config import REQUIRED, EncoderConfig, encoder_hf_config, refuse_variants
 
 #: More layers than any model has; shared ones cost a file nothing, so that its size does not bound them.
@@ -24,16 +23,16 @@ class AlbertConfig(EncoderConfig):
         classifier_dropout_prob: dropout in front of a classification head.
     """
 
-    vocab_size: int = 30000
-    embedding_size: int = 128
-    hidden_size: int = 4096
-    num_hidden_groups: int = 1
-    num_attention_heads: int = 64
-    intermediate_size: int = 16384
-    hidden_act: str = "gelu_new"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    classifier_dropout_prob: float = 0.1
+    vocab_size: int = size(30000)
+    embedding_size: int = size(128)
+    hidden_size: int = size(4096)
+    num_hidden_groups: int = size(1)
+    num_attention_heads: int = size(64)
+    intermediate_size: int = size(16384)
+    hidden_act: str = text("gelu_new")
+    hidden_dropout_prob: float = number(0.0)
+    attention_probs_dropout_prob: float = number(0.0)
+    classifier_dropout_prob: float = number(0.1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +92,7 @@ class AlbertConfig(EncoderConfig):
         return self.classifier_dropout_prob
 
 
-def albert_config(config: Mapping[str, Any]) -> AlbertConfig:
+def albert_config(config: JsonObject) -> AlbertConfig:
     """The `AlbertConfig` of a Hugging Face configuration dictionary.
 
     Args:

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.batch import Batch, ModelOutput
-from ntkfusion.models.layers.encoder import Embeddings, Layer, attention_bias, dense, with_head
+from ntkfusion.models.layers.encoder import EncoderEmbeddings, EncoderLayer, attention_bias, dense, with_head
 
 
 class Albert(nn.Module):
@@ -18,11 +18,11 @@ class Albert(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> ModelOutput:
         """Run the network: every layer is a call of its group's one module."""
         config = self.config
-        embeddings = Embeddings(config, name="embeddings")
+        embeddings = EncoderEmbeddings(config, name="embeddings")
         x = dense(config.hidden_size, config, "embedding_map")(embeddings(batch, deterministic=deterministic))
         mask = attention_bias(batch, x.dtype)
         groups = [
-            Layer(config, config.block_layout(index), name=f"group_{index}")
+            EncoderLayer(config, config.block_layout(index), name=f"group_{index}")
             for index in range(config.num_hidden_groups)
         ]
         # parameters are made by the first call: more of them would only make files of many layers slow to check

@@ -1,16 +1,12 @@
-"""The configuration of BERT.
-
-The configurations of RoBERTa and XLM-RoBERTa: BERT with other positions and other heads.
-"""
+"""The configurations of BERT, and of RoBERTa and XLM-RoBERTa: BERT with other positions and other heads."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.config import Head, Index, known_values
+from ntkfusion.models.config import Head, JsonObject, index, known_values, number, size
 from ntkfusion.models.layers.encoder_config import REQUIRED, EncoderConfig, encoder_hf_config, refuse_variants
 
 
@@ -22,7 +18,7 @@ class BertConfig(EncoderConfig):
         classifier_dropout: dropout in front of a classification head; None for `hidden_dropout_prob`.
     """
 
-    classifier_dropout: float | None = None
+    classifier_dropout: float | None = number(None)
 
     @property
     def architecture(self) -> str:
@@ -40,7 +36,7 @@ class BertConfig(EncoderConfig):
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
-def bert_config(config: Mapping[str, Any]) -> BertConfig:
+def bert_config(config: JsonObject) -> BertConfig:
     """The `BertConfig` of a Hugging Face configuration dictionary.
 
     Args:
@@ -74,8 +70,8 @@ class RobertaConfig(BertConfig):
         pad_token_id: the padding token p. Other tokens have the positions p+1, p+2, ...; padding has position p.
     """
 
-    vocab_size: int = 50265
-    pad_token_id: Index = 1
+    vocab_size: int = size(50265)
+    pad_token_id: int = index(1)
 
     POOLED_HEADS: ClassVar[tuple[Head, ...]] = ()
 
@@ -117,7 +113,7 @@ class RobertaConfig(BertConfig):
 class XlmRobertaConfig(RobertaConfig):
     """The shape of an XLM-RoBERTa encoder: RoBERTa under another name."""
 
-    vocab_size: int = 30522
+    vocab_size: int = size(30522)
 
     @property
     def architecture(self) -> str:
@@ -130,7 +126,7 @@ class XlmRobertaConfig(RobertaConfig):
         return "xlm-roberta"
 
 
-def roberta_config(config: Mapping[str, Any]) -> RobertaConfig:
+def roberta_config(config: JsonObject) -> RobertaConfig:
     """The `RobertaConfig`, or `XlmRobertaConfig`, of a Hugging Face configuration dictionary.
 
     Args:

@@ -1,7 +1,4 @@
-"""The names of BERT's tensors, old and new, with and without the ``bert.`` prefix.
-
-The names of RoBERTa's tensors, with and without the ``roberta.`` prefix; XLM-RoBERTa's are the same.
-"""
+"""The names of BERT's and RoBERTa's tensors, old and new, with and without prefix; XLM-RoBERTa has RoBERTa's."""
 
 from __future__ import annotations
 
@@ -86,6 +83,8 @@ ROBERTA = NameTable(
     left_aside=BUFFERS,
 )
 
+XLM_ROBERTA = dataclasses.replace(ROBERTA, architecture="XLM-RoBERTa")
+
 #: Weight matrices by kind. Rows of embeddings are tokens; the rows of all others are output neurons, which are columns
 #: of our kernels (inputs × outputs).
 ENCODER_MATRICES = {
@@ -97,5 +96,3 @@ ENCODER_MATRICES = {
     "intermediate": f"layer_{LAYER}/mlp/w1",
     "output": f"layer_{LAYER}/mlp/w2",
 }
-
-XLM_ROBERTA = dataclasses.replace(ROBERTA, architecture="XLM-RoBERTa")

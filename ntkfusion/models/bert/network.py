@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from ntkfusion.models.batch import Batch, ModelOutput
 from ntkfusion.models.bert.config import BertConfig
-from ntkfusion.models.layers.encoder import Embeddings, Layer, attention_bias, with_head
+from ntkfusion.models.layers.encoder import EncoderEmbeddings, EncoderLayer, attention_bias, with_head
 
 
 class Bert(nn.Module):
@@ -18,10 +18,10 @@ class Bert(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> ModelOutput:
         """Run the network."""
         config = self.config
-        embeddings = Embeddings(config, name="embeddings")
+        embeddings = EncoderEmbeddings(config, name="embeddings")
         x = embeddings(batch, deterministic=deterministic)
         mask = attention_bias(batch, x.dtype)
         for index in range(config.num_hidden_layers):
-            layer = Layer(config, config.block_layout(index), name=f"layer_{index}")
+            layer = EncoderLayer(config, config.block_layout(index), name=f"layer_{index}")
             x = layer(x, mask, deterministic=deterministic)
         return with_head(config, x, embeddings.word.attend, deterministic=deterministic)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
+from ntkfusion.utils.parameter_paths import Params
+
+T = TypeVar("T")
 
 
 def along_last(v: Float[Array, " n"], x: Float[Array, "*batch n"]) -> Float[Array, "*ones n"]:
@@ -45,20 +48,20 @@ class BlockBase:
 
     CONSTANTS: tuple[str, ...] = ()
 
-    def _arrays(self) -> dict[str, Any]:
+    def _arrays(self) -> Params:
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
         values = {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
         return {name: value for name, value in values.items() if value is not None}
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Params:
         """The trainable arrays by name; absent biases are left out."""
         return {name: value for name, value in self._arrays().items() if name not in self.CONSTANTS}
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self) -> Params:
         """The arrays that are never trained, by name; absent ones (equal to 1) are left out."""
         return {name: value for name, value in self._arrays().items() if name in self.CONSTANTS}
 
-    def replace(self, **arrays: Any) -> Any:
+    def replace(self: T, **arrays: Any) -> T:
         """A copy with some fields exchanged."""
         return dataclasses.replace(self, **arrays)  # pyright: ignore[reportArgumentType]
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from ntkfusion.models.blocks.coded import CodedBlock
-from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
-from ntkfusion.models.blocks.gated import GatedBlock
-from ntkfusion.models.blocks.masked import MaskedBlock
-from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.models.blocks.mixture import Expert, MixtureBlock
 
 #: Any MLP block.
-Block: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MaskedBlock | CodedBlock | MixtureBlock
+Block: TypeAlias = Expert | MixtureBlock
+
+#: A block with `jax.ShapeDtypeStruct`s for arrays: hashable, and all that a network needs to know in advance.
+Layout: TypeAlias = Block
 
 
-def layout(block: Block) -> Any:
-    """The block with `jax.ShapeDtypeStruct`s for arrays: hashable, and all that a network needs to know in advance."""
+def layout(block: Block) -> Layout:
+    """The layout of a block."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)), block)
 
 

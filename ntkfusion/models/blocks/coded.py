@@ -1,37 +1,26 @@
-"""Coded matrices: a dense matrix that is *decoded* from fewer stored numbers, each code one pytree."""
+"""Coded matrices, and the MLP block that is made of two of them.
+
+A coded matrix is a pytree with a shape and a method ``decode()``: a dense matrix from fewer stored numbers.
+`CodedBlock` is the dense block whose two weight matrices are coded.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.models.blocks.base import BlockBase, MatrixBlock, biased
+from ntkfusion.models.blocks.base import MatrixBlock, biased
 from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.utils.parameter_paths import Params, exchanged, parameter_paths
 from ntkfusion.utils.pytrees import pytree, static
-
-T = TypeVar("T")
 
 #: Slope of the LeakyReLU below 0.
 LEAK = 0.01
-
-
-def named_arrays(tree: Any) -> dict[str, Any]:
-    """Every leaf under its path, ``{"w1/decoder/0/kernel": ...}``; absent ones are left out."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def with_arrays(tree: T, arrays: dict[str, Any]) -> T:
-    """The tree with some of its `named_arrays` exchanged."""
-
-    def exchange(path: Any, leaf: Any) -> Any:
-        return arrays.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-
-    return jax.tree_util.tree_map_with_path(exchange, tree)
 
 
 def row_norms(rows: Float[Array, "n k"]) -> Float[Array, " n"]:
@@ -56,7 +45,7 @@ class Code:
     @property
     def num_parameters(self) -> int:
         """How many numbers are stored for this matrix."""
-        return sum(math.prod(array.shape) for array in named_arrays(self).values()) - self.num_unstored
+        return sum(math.prod(array.shape) for array in jax.tree.leaves(self)) - self.num_unstored
 
 
 @pytree
@@ -108,7 +97,7 @@ class LatentMatrix(Code):
     @property
     def num_unstored(self) -> int:
         """Numbers of the decoder that other matrices answer for."""
-        whole = sum(math.prod(array.shape) for array in named_arrays(self.decoder).values())
+        whole = sum(math.prod(array.shape) for array in jax.tree.leaves(self.decoder))
         return 0 if self.decoder_share is None else whole - self.decoder_share
 
     @property
@@ -208,16 +197,16 @@ class CodedBlock(MatrixBlock):
         """Numbers of a shared decoder that are stored with, and charged to, other blocks."""
         return self.w1.num_unstored + self.w2.num_unstored
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Params:
         """The stored arrays by name; absent biases are left out."""
-        return named_arrays(self)
+        return dict(zip(parameter_paths(self), jax.tree.leaves(self), strict=True))
 
-    def replace(self, **arrays: Any) -> Any:
+    def replace(self, **arrays: Any) -> CodedBlock:
         """A copy with some fields, or arrays of the codes (``**{"w1/latents": ...}``), exchanged."""
-        inner = {name: arrays.pop(name) for name in named_arrays(self) if name in arrays}
-        # leaf by leaf: constructors would refuse a layout of which only some arrays are there
-        block = with_arrays(self, inner)
-        return BlockBase.replace(block, **arrays) if arrays else block
+        inner = {name: arrays.pop(name) for name in parameter_paths(self) if name in arrays}
+        # constructors would refuse a layout of which only some arrays are there
+        block = exchanged(self, inner)
+        return dataclasses.replace(block, **arrays) if arrays else block
 
     def decode(self) -> MLPBlock:
         """The dense `MLPBlock` with the same function."""

@@ -1,13 +1,11 @@
-"""MLP blocks: the dense block and the block with factorised weights, with constants, each one pytree.
+"""The dense MLP block and the block with factorised weights, each one pytree.
 
 Dense: ``f(x) = W2ᵀ (q ∘ σ(r ∘ (W1ᵀ x + b1))) + b2``. Every neuron-wise compression method is a value of this block. The
 constants ``q`` and ``r`` are not parameters: no gradient flows into them, and `MLPBlock.fold` multiplies them into the
-weights without changing the function.
+weights without changing the function. Factorised: both weight matrices are products of two.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +47,7 @@ class MLPBlock(MatrixBlock, NeuronBlock):
     CONSTANTS = ("q", "r")
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """R ∘ (W1ᵀ x + b1), what σ is applied to."""
+        """What σ is applied to: ``r ∘ (W1ᵀ x + b1)``."""
         return scaled(biased(x @ self.w1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
@@ -110,7 +108,7 @@ class FactorizedBlock(NeuronBlock):
         return self.right2.shape[1]
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """R ∘ (right1ᵀ left1ᵀ x + b1), what σ is applied to."""
+        """What σ is applied to: ``r ∘ (right1ᵀ left1ᵀ x + b1)``."""
         return scaled(biased((x @ self.left1) @ self.right1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
@@ -130,7 +128,7 @@ class FactorizedBlock(NeuronBlock):
         return MLPBlock(w1, block.b1, w2, block.b2, activation=self.activation)
 
 
-def dense_layout(d: int, m: int, *, activation: str = "gelu", biases: bool = True) -> Any:
+def dense_layout(d: int, m: int, *, activation: str = "gelu", biases: bool = True) -> MLPBlock:
     """The layout of a dense block of model width `d` and hidden width `m`, in float32."""
 
     def zeros() -> MLPBlock:

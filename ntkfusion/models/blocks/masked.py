@@ -77,7 +77,7 @@ class MaskedBlock(MatrixBlock, NeuronBlock):
         return self.w2 * jax.lax.stop_gradient(self.mask2)
 
     def preactivation(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch m"]:
-        """R ∘ ((W1 ∘ M1)ᵀ x + b1), what σ is applied to."""
+        """What σ is applied to: ``r ∘ ((W1 ∘ M1)ᵀ x + b1)``."""
         return scaled(biased(x @ self.kept1, self.b1), self.r)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:

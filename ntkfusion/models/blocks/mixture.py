@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,15 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.base import BlockBase
-from ntkfusion.models.blocks.coded import with_arrays
+from ntkfusion.models.blocks.coded import CodedBlock
+from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
+from ntkfusion.models.blocks.gated import GatedBlock
+from ntkfusion.models.blocks.masked import MaskedBlock
+from ntkfusion.utils.parameter_paths import Params, exchanged
 from ntkfusion.utils.pytrees import pytree, static
+
+#: A block that can be an expert: any but a mixture.
+Expert: TypeAlias = MLPBlock | FactorizedBlock | GatedBlock | MaskedBlock | CodedBlock
 
 _EXPERTS = "experts/"
 
@@ -42,12 +50,12 @@ class MixtureBlock(BlockBase):
     """
 
     router: Float[Array, "d E"]
-    experts: BlockBase
+    experts: Expert
     train_router: bool = static(default=True)
 
     @classmethod
     def stack(
-        cls, router: Float[Array, "d E"], experts: Sequence[BlockBase], *, train_router: bool = True
+        cls, router: Float[Array, "d E"], experts: Sequence[Expert], *, train_router: bool = True
     ) -> MixtureBlock:
         """A mixture of separate blocks of one kind, shape and activation, one per column of the router.
 
@@ -73,7 +81,7 @@ class MixtureBlock(BlockBase):
         return jax.tree.map(lambda leaf: leaf[index], self.experts)
 
     @property
-    def _shapes_of_one(self) -> Any:
+    def _shapes_of_one(self) -> Expert:
         """One expert with shapes for arrays; the block may have shapes itself."""
         return jax.eval_shape(lambda block: block.expert(0), self)
 
@@ -102,22 +110,22 @@ class MixtureBlock(BlockBase):
         """How many numbers masks remove from all experts together."""
         return self.experts.num_pruned
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Params:
         """The trainable arrays by name; the router only if it is trained."""
         router = {"router": self.router} if self.train_router else {}
         return router | {_EXPERTS + name: array for name, array in self.experts.parameters().items()}
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self) -> Params:
         """The arrays that are never trained, by name."""
         router = {} if self.train_router else {"router": self.router}
         return router | {_EXPERTS + name: array for name, array in self.experts.constants().items()}
 
-    def replace(self, **arrays: Any) -> Any:
+    def replace(self, **arrays: Any) -> MixtureBlock:
         """A copy with some fields, or arrays of the experts (``**{"experts/w1": ...}``), exchanged."""
         inner = {name.removeprefix(_EXPERTS): arrays.pop(name) for name in [*arrays] if name.startswith(_EXPERTS)}
         whole = super().replace(**arrays)
-        # leaf by leaf: the experts' constructor would refuse arrays with a leading axis
-        return MixtureBlock(whole.router, with_arrays(whole.experts, inner), train_router=whole.train_router)
+        # the experts' constructor would refuse arrays with a leading axis
+        return dataclasses.replace(whole, experts=exchanged(whole.experts, inner))
 
     def route(self, x: Float[Array, "*batch d"]) -> tuple[Int[Array, "*batch"], Float[Array, "*batch E"]]:
         """The chosen expert of every token, and the probabilities of all."""
@@ -127,7 +135,9 @@ class MixtureBlock(BlockBase):
     def expert_output(self, x: Float[Array, "*batch d"], chosen: Int[Array, "*batch"]) -> Float[Array, "*batch o"]:
         """E_e(x) of the chosen experts: one expert after the other on every token, masked; no weights are gathered."""
 
-        def add(total: Float[Array, "*batch o"], numbered: tuple[Any, Any]) -> tuple[Float[Array, "*batch o"], None]:
+        def add(
+            total: Float[Array, "*batch o"], numbered: tuple[Expert, Int[Array, ""]]
+        ) -> tuple[Float[Array, "*batch o"], None]:
             expert, index = numbered
             return total + jnp.where((chosen == index)[..., None], expert(x), 0), None
 
@@ -141,10 +151,10 @@ class MixtureBlock(BlockBase):
         return weight * self.expert_output(x, chosen)
 
 
-def mixture_layout(expert: Any, num_experts: int) -> Any:
+def mixture_layout(expert: Expert, num_experts: int) -> MixtureBlock:
     """The layout of a mixture of `num_experts` experts with the layout `expert`, its router trained, in float32."""
 
-    def zeros(one: Any) -> MixtureBlock:
+    def zeros(one: Expert) -> MixtureBlock:
         router = jnp.zeros((one.model_width, num_experts), jnp.float32)
         return MixtureBlock(router, jax.tree.map(lambda leaf: jnp.zeros((num_experts, *leaf.shape), leaf.dtype), one))
 

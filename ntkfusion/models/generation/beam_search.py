@@ -51,7 +51,7 @@ class _Beams(NamedTuple):
         return jnp.all(self.scores > _NEVER / 2, axis=1)
 
 
-class _State(NamedTuple):
+class _BeamState(NamedTuple):
     step: Int[Array, ""]
     running: _Beams
     finished: _Beams
@@ -99,21 +99,21 @@ def beam_search(
     blank = jnp.full((batch, num_beams, max_new_tokens), pad, jnp.int32)
     running = _Beams(blank, none.at[:, 0].set(0.0))  # the beams of a prompt are still the same: one is enough
     start = jnp.zeros((), jnp.int32)
-    state = _State(start, running, _Beams(blank, none), jnp.ones(batch, bool), memory.rows(copies))
+    state = _BeamState(start, running, _Beams(blank, none), jnp.ones(batch, bool), memory.rows(copies))
 
-    def go_on(state: _State) -> _State:
+    def go_on(state: _BeamState) -> _BeamState:
         last = state.running.tokens[:, :, state.step - 1].reshape(-1)
         logits, memory = read_token(config, weights, last, state.memory)
         return _choose(state._replace(memory=memory), logits, rules)
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
+    def unfinished(state: _BeamState) -> Bool[Array, ""]:
         enough = rules.early_stopping & state.finished.full.all()
         return (state.step < max_new_tokens) & state.hopeful.any() & ~enough
 
     return lax.while_loop(unfinished, go_on, _choose(state, logits[copies], rules)).finished.tokens[:, 0]
 
 
-def _choose(state: _State, logits: Float[Array, "R V"], rules: Rules) -> _State:
+def _choose(state: _BeamState, logits: Float[Array, "R V"], rules: Rules) -> _BeamState:
     """One step: the beams that go on and those that are finished."""
     batch, beams = state.running.scores.shape
     found = _candidates(state, logits, rules)
@@ -124,10 +124,10 @@ def _choose(state: _State, logits: Float[Array, "R V"], rules: Rules) -> _State:
     parents = jnp.take_along_axis(found.parents, order, axis=1)
     rows = jnp.arange(batch, dtype=jnp.int32)[:, None] * beams + parents
     hopeful = state.hopeful & (running.scores[:, 0] / length > finished.scores.min(axis=1))
-    return _State(state.step + 1, running, finished, hopeful, state.memory.rows(rows.reshape(-1)))
+    return _BeamState(state.step + 1, running, finished, hopeful, state.memory.rows(rows.reshape(-1)))
 
 
-def _candidates(state: _State, logits: Float[Array, "R V"], rules: Rules) -> _Candidates:
+def _candidates(state: _BeamState, logits: Float[Array, "R V"], rules: Rules) -> _Candidates:
     """The likeliest continuations by one token, enough of them that K do not end."""
     batch, beams, length = state.running.tokens.shape
     words = logits.shape[-1]
@@ -141,7 +141,7 @@ def _candidates(state: _State, logits: Float[Array, "R V"], rules: Rules) -> _Ca
     return _Candidates(_Beams(tokens, best), parents, ended)
 
 
-def _finished(state: _State, found: _Candidates, length: Float[Array, ""], rules: Rules) -> _Beams:
+def _finished(state: _BeamState, found: _Candidates, length: Float[Array, ""], rules: Rules) -> _Beams:
     """The best K of what was finished and what ends now."""
     beams = state.finished.scores.shape[1]
     closed = ~state.hopeful | (rules.early_stopping & state.finished.full)

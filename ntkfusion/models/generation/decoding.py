@@ -1,14 +1,13 @@
-"""One token after the other with a cache of keys and values: what greedy and beam search have in common.
+"""One token after the other with a cache of keys and values, and greedy search: the likeliest token, again and again.
 
-Shapes: B prompts, T tokens of a prompt, R rows that are continued (prompts, or beams of prompts), V words.
-
-Greedy search: the likeliest token, again and again.
+Shapes: B prompts, T tokens of a prompt, R rows that are continued (prompts, or beams of prompts), V words, n new
+tokens.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ class Weights(NamedTuple):
     constants: Params
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> jnp.dtype:
         """The dtype of the parameters."""
         return jax.tree.leaves(self.params)[0].dtype
 
@@ -37,7 +36,7 @@ class Weights(NamedTuple):
 class Memory(NamedTuple):
     """What has been read: the cache, and the position of the next token of every row."""
 
-    cache: dict[str, Any]
+    cache: Params
     positions: Int[Array, " R"]
 
     def rows(self, index: Int[Array, " R2"]) -> Memory:
@@ -76,15 +75,13 @@ def read_token(
     return logits, Memory(cache, memory.positions + 1)
 
 
-def _run(
-    config: GPT2Config, weights: Weights, batch: Batch, cache: dict[str, Any]
-) -> tuple[Float[Array, "R V"], dict[str, Any]]:
+def _run(config: GPT2Config, weights: Weights, batch: Batch, cache: Params) -> tuple[Float[Array, "R V"], Params]:
     variables = {"params": weights.params, "constants": weights.constants, "cache": cache}
     output, state = build_network(config).apply(variables, batch, last_only=True, mutable=["cache"])
     return output.logits[:, 0], dict(state["cache"])
 
 
-class _State(NamedTuple):
+class _GreedyState(NamedTuple):
     step: Int[Array, ""]
     tokens: Int[Array, "B n"]
     ended: Bool[Array, " B"]
@@ -117,21 +114,21 @@ def greedy_search(
         The continuations.
     """
 
-    def choose(state: _State, logits: Float[Array, "B V"]) -> _State:
+    def choose(state: _GreedyState, logits: Float[Array, "B V"]) -> _GreedyState:
         token = jnp.where(state.ended, pad, jnp.argmax(logits, axis=-1).astype(jnp.int32))
         tokens = state.tokens.at[:, state.step].set(token)
-        return _State(state.step + 1, tokens, state.ended | jnp.isin(token, eos), state.memory)
+        return _GreedyState(state.step + 1, tokens, state.ended | jnp.isin(token, eos), state.memory)
 
-    def go_on(state: _State) -> _State:
+    def go_on(state: _GreedyState) -> _GreedyState:
         logits, memory = read_token(config, weights, state.tokens[:, state.step - 1], state.memory)
         return choose(state._replace(memory=memory), logits)
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
+    def unfinished(state: _GreedyState) -> Bool[Array, ""]:
         return (state.step < max_new_tokens) & ~state.ended.all()
 
     batch = ids.shape[0]
     # the last token that is chosen is never read
     logits, memory = read_prompt(config, weights, ids, mask, capacity=ids.shape[1] + max_new_tokens - 1)
     tokens = jnp.full((batch, max_new_tokens), pad, jnp.int32)
-    state = choose(_State(jnp.zeros((), jnp.int32), tokens, jnp.zeros(batch, bool), memory), logits)
+    state = choose(_GreedyState(jnp.zeros((), jnp.int32), tokens, jnp.zeros(batch, bool), memory), logits)
     return lax.while_loop(unfinished, go_on, state).tokens

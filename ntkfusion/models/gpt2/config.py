@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.blocks.dense import dense_layout
-from ntkfusion.models.config import LARGEST_SIZE, Head, ModelConfig, known_values
+from ntkfusion.models.blocks.dense import MLPBlock, dense_layout
+from ntkfusion.models.config import (
+    LARGEST_SIZE,
+    Head,
+    JsonObject,
+    ModelConfig,
+    field_of,
+    flag,
+    known_values,
+    number,
+    size,
+    text,
+)
 
-#: The number of a token; it may be outside the vocabulary (−1 in some checkpoints), which is no token at all.
-PadToken: TypeAlias = int
+
+def _check_pad_token(name: str, value: object, values: JsonObject) -> None:
+    """Padding may be outside the vocabulary (−1 in some checkpoints), which is no token at all."""
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_SIZE:
+        raise InputError(f"config: {name} must be a token id or null, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +40,20 @@ class GPT2Config(ModelConfig):
         pad_token_id: the token that fills short inputs; a sequence classification does not read it.
     """
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
-    layer_norm_epsilon: float = 1e-5
-    embd_pdrop: float = 0.1
-    resid_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    classifier_dropout: float | None = None
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
-    pad_token_id: PadToken | None = None
+    vocab_size: int = size(50257)
+    n_positions: int = size(1024)
+    n_layer: int = size(12)
+    n_head: int = size(12)
+    n_inner: int | None = size(None)
+    activation_function: str = text("gelu_new")
+    layer_norm_epsilon: float = number(1e-5)
+    embd_pdrop: float = number(0.1)
+    resid_pdrop: float = number(0.1)
+    attn_pdrop: float = number(0.1)
+    classifier_dropout: float | None = number(None)
+    scale_attn_weights: bool = flag(True)
+    scale_attn_by_inverse_layer_idx: bool = flag(False)
+    pad_token_id: int | None = field_of(None, _check_pad_token)
 
     HEADS: ClassVar[tuple[Head, ...]] = (
         "causal-lm",
@@ -86,13 +99,13 @@ class GPT2Config(ModelConfig):
         """The last: no other token sees the whole input."""
         return "last"
 
-    def original_layout(self, index: int) -> Any:
+    def original_layout(self, index: int) -> MLPBlock:
         """A dense block of `n_inner` neurons with biases."""
         neurons = 4 * self.hidden_size if self.n_inner is None else self.n_inner
         return dense_layout(self.hidden_size, neurons, activation=self.activation_function)
 
 
-def gpt2_config(config: Mapping[str, Any]) -> GPT2Config:
+def gpt2_config(config: JsonObject) -> GPT2Config:
     """The `GPT2Config` of a Hugging Face configuration dictionary.
 
     Args:
@@ -107,9 +120,6 @@ def gpt2_config(config: Mapping[str, Any]) -> GPT2Config:
     for key in ("add_cross_attention", "is_encoder_decoder"):
         if config.get(key):
             raise InputError(f"config: {key} is not supported: GPT-2 reads one input")
-    pad = config.get("pad_token_id")
-    if pad is not None and (not isinstance(pad, int) or isinstance(pad, bool) or abs(pad) > LARGEST_SIZE):
-        raise InputError(f"config: pad_token_id must be a token id or null, got {pad!r}")
     renamed = {**config, "hidden_size": config.get("n_embd")}
     # transformers falls back to this key too
     renamed["classifier_dropout"] = config.get("classifier_dropout", config.get("hidden_dropout"))
@@ -128,7 +138,7 @@ def gpt2_hf_config(config: GPT2Config) -> dict[str, Any]:
     Returns:
         Key → value; `gpt2_config` reads it back, but for the head.
     """
-    names = {field.name for field in dataclasses.fields(config)} - {*config.OWN_FIELDS}
+    names = {field.name for field in dataclasses.fields(config)} - {*config.NOT_IN_FILE}
     values = {name: getattr(config, name) for name in sorted(names - {"hidden_size"})}
     if config.classifier_dropout is None:
         del values["classifier_dropout"]

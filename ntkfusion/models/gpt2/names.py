@@ -5,15 +5,11 @@ The checkpoints store most matrices as (in, out), as we do: they are not transpo
 
 from __future__ import annotations
 
-from ntkfusion.models.name_table import LAYER, NameTable, Rule
+from ntkfusion.models.name_table import LAYER, NameTable, Rule, linear
 
 
 def _affine(tensor: str, path: str, weight: str = "kernel", bias: str = "bias") -> tuple[Rule, Rule]:
     return Rule(f"{tensor}.weight", f"{path}/{weight}"), Rule(f"{tensor}.bias", f"{path}/{bias}")
-
-
-def _linear(tensor: str) -> tuple[Rule, Rule]:
-    return Rule(f"{tensor}.weight", f"{tensor}/kernel", transposed=True), Rule(f"{tensor}.bias", f"{tensor}/bias")
 
 
 _THEIRS = f"h.{LAYER}"
@@ -37,8 +33,8 @@ GPT2 = NameTable(
     heads={
         "causal-lm": (Rule("lm_head.weight", "lm_head/kernel", transposed=True),),
         "sequence-classification": (Rule("score.weight", "score/kernel", transposed=True),),
-        "token-classification": _linear("classifier"),
-        "question-answering": _linear("qa_outputs"),
+        "token-classification": linear("classifier", "classifier"),
+        "question-answering": linear("qa_outputs", "qa_outputs"),
     },
     labels={"sequence-classification": "score/kernel", "token-classification": "classifier/kernel"},
     tied={"lm_head/kernel": "embeddings/word/embedding"},

@@ -10,7 +10,6 @@ is stored, and are stored themselves.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,6 +21,7 @@ from ntkfusion.models.batch import Batch, ModelOutput
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.layers.dropout import Dropout
 from ntkfusion.models.layers.mlp import MLP, by_position
+from ntkfusion.utils.parameter_paths import Params
 
 #: Dropout in front of a token classification, where the configuration has none: PyTorch's class does the same.
 _CLASSIFIER_DROPOUT = 0.1
@@ -44,7 +44,7 @@ def _layer_norm(x: Float[Array, "B T d"], config: GPT2Config, name: str) -> Floa
     return normalise(x)
 
 
-class Embeddings(nn.Module):
+class GPT2Embeddings(nn.Module):
     """Word and position embeddings, summed; the former are also the output layer of a language model."""
 
     config: GPT2Config
@@ -67,7 +67,7 @@ class Embeddings(nn.Module):
         return self.word.attend(x)
 
 
-class SelfAttention(nn.Module):
+class GPT2Attention(nn.Module):
     """Multi-head self-attention; queries, keys and values are one projection, as in the checkpoints."""
 
     config: GPT2Config
@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
         return whole
 
 
-class Layer(nn.Module):
+class GPT2Layer(nn.Module):
     """One decoder layer: attention and MLP block, each behind a LayerNorm and inside a residual connection."""
 
     config: GPT2Config
@@ -119,7 +119,7 @@ class Layer(nn.Module):
         """Hidden states of the next layer."""
         config = self.config
         drop = partial(Dropout(config.resid_pdrop), deterministic=deterministic)
-        attention = SelfAttention(config, _attention_scale(config, self.index), name="attention")
+        attention = GPT2Attention(config, _attention_scale(config, self.index), name="attention")
         normalised = _layer_norm(x, config, "attention_norm")
         x = x + drop(attention(normalised, visible, start, deterministic=deterministic))
         block = MLP(config.block_layout(self.index), config.initializer_range, name="mlp")
@@ -140,11 +140,11 @@ class GPT2(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool = True, last_only: bool = False) -> ModelOutput:
         """Run the network; with `last_only` a language model's logits are those of the last position alone."""
         config = self.config
-        embeddings = Embeddings(config, name="embeddings")
+        embeddings = GPT2Embeddings(config, name="embeddings")
         x = Dropout(config.embd_pdrop)(embeddings(batch), deterministic=deterministic)
         visible, start = self._visible(batch.attention_mask)
         for index in range(config.n_layer):
-            x = Layer(config, index, name=f"layer_{index}")(x, visible, start, deterministic=deterministic)
+            x = GPT2Layer(config, index, name=f"layer_{index}")(x, visible, start, deterministic=deterministic)
         x = _layer_norm(x, config, "norm")
         read = x[:, -1:] if last_only else x
         match config.head:
@@ -191,7 +191,7 @@ def last_token(batch: Batch, pad: int | None) -> Int[Array, " B"]:
     return jnp.argmax(jnp.where(token, jnp.arange(batch.shape[1])[None, :], 0), axis=1)
 
 
-def empty_cache(config: GPT2Config, batch_size: int, capacity: int, dtype: DTypeLike) -> dict[str, Any]:
+def empty_cache(config: GPT2Config, batch_size: int, capacity: int, dtype: DTypeLike) -> Params:
     """The collection ``cache`` before the first token.
 
     Args:
@@ -204,7 +204,7 @@ def empty_cache(config: GPT2Config, batch_size: int, capacity: int, dtype: DType
         Keys and values of every layer, which positions are tokens, and how many positions are filled.
     """
     shape = (batch_size, capacity, config.n_head, config.hidden_size // config.n_head)
-    cache: dict[str, Any] = {
+    cache: Params = {
         f"layer_{index}": {"attention": {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}}
         for index in range(config.n_layer)
     }

@@ -1,26 +1,22 @@
-"""The modules that BERT, RoBERTa and ALBERT are made of: embeddings and one post-norm layer.
+"""The modules that BERT, RoBERTa and ALBERT are made of: embeddings, one post-norm layer, and the heads.
 
 Dropout is where PyTorch's classes have it, and does nothing unless a module is called with ``deterministic=False``.
-Shapes: B batch, T positions, d model width, e width of the embeddings, H heads.
-
-The heads of BERT, RoBERTa and ALBERT: what is behind the last layer.
-
-Shapes: B batch, T positions, d model width, e width of the embeddings, V words.
+Shapes: B batch, T positions, d model width, e width of the embeddings, H heads, V words, C labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.batch import Batch, ModelOutput
+from ntkfusion.models.blocks.block import Layout
 from ntkfusion.models.layers.dropout import Dropout
 from ntkfusion.models.layers.encoder_config import EncoderConfig
 from ntkfusion.models.layers.mlp import MLP, by_position
@@ -44,7 +40,7 @@ def layer_norm(x: Float[Array, "*batch d"], config: EncoderConfig, name: str) ->
     return normalise(x)
 
 
-class Embeddings(nn.Module):
+class EncoderEmbeddings(nn.Module):
     """Word, position and token type embeddings, summed and normalised."""
 
     config: EncoderConfig
@@ -101,13 +97,13 @@ def _token_type_ids(batch: Batch) -> Int[Array, "B T"]:
     return jnp.zeros(batch.shape, jnp.int32) if batch.token_type_ids is None else batch.token_type_ids
 
 
-def attention_bias(batch: Batch, dtype: Any) -> Float[Array, "B 1 1 T"]:
+def attention_bias(batch: Batch, dtype: DTypeLike) -> Float[Array, "B 1 1 T"]:
     """What is added to attention scores: 0 at tokens, very negative at padding."""
     hidden = jnp.finfo(dtype).min
     return jnp.where(batch.attention_mask[:, None, None, :] > 0, jnp.zeros((), dtype), hidden)
 
 
-class SelfAttention(nn.Module):
+class EncoderAttention(nn.Module):
     """Multi-head self-attention with output projection."""
 
     config: EncoderConfig
@@ -132,18 +128,18 @@ class SelfAttention(nn.Module):
         return by_position(dense(self.config.hidden_size, self.config, "output"), mixed)
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """One encoder layer: attention and MLP block, each with a residual connection and a LayerNorm behind it."""
 
     config: EncoderConfig
-    mlp_layout: Any
+    mlp_layout: Layout
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T d"], mask: Float[Array, "B 1 1 T"], *, deterministic: bool = True
     ) -> Float[Array, "B T d"]:
         """Hidden states of the next layer."""
-        attended = SelfAttention(self.config, name="attention")(x, mask, deterministic=deterministic)
+        attended = EncoderAttention(self.config, name="attention")(x, mask, deterministic=deterministic)
         attended = Dropout(self.config.hidden_dropout_prob)(attended, deterministic=deterministic)
         x = layer_norm(x + attended, self.config, "attention_norm")
         transformed = MLP(self.mlp_layout, self.config.initializer_range, name="mlp")(x)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.blocks.dense import dense_layout
-from ntkfusion.models.config import WITH_LABELS, Head, Index, ModelConfig
+from ntkfusion.models.blocks.dense import MLPBlock, dense_layout
+from ntkfusion.models.config import WITH_LABELS, Head, JsonObject, ModelConfig, flag, index, number, size, text
 
 #: Keys that must be in ``config.json``.
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -25,17 +25,17 @@ class EncoderConfig(ModelConfig):
             only if the head reads it.
     """
 
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    pad_token_id: Index | None = 0
-    add_pooler: bool = True
+    num_hidden_layers: int = size(12)
+    num_attention_heads: int = size(12)
+    intermediate_size: int = size(3072)
+    hidden_act: str = text("gelu")
+    max_position_embeddings: int = size(512)
+    type_vocab_size: int = size(2)
+    layer_norm_eps: float = number(1e-12)
+    hidden_dropout_prob: float = number(0.1)
+    attention_probs_dropout_prob: float = number(0.1)
+    pad_token_id: int | None = index(0, optional=True)
+    add_pooler: bool = flag(True)
 
     HEADS: ClassVar[tuple[Head, ...]] = (
         "sequence-classification",
@@ -45,7 +45,7 @@ class EncoderConfig(ModelConfig):
     )
     #: Heads that read the pooler.
     POOLED_HEADS: ClassVar[tuple[Head, ...]] = ("sequence-classification",)
-    OWN_FIELDS: ClassVar[tuple[str, ...]] = (*ModelConfig.OWN_FIELDS, "add_pooler")
+    NOT_IN_FILE: ClassVar[tuple[str, ...]] = (*ModelConfig.NOT_IN_FILE, "add_pooler")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,7 +106,7 @@ class EncoderConfig(ModelConfig):
         """A classifier whose pooler is missing reads every token: it is no sequence classification."""
         return head not in self.POOLED_HEADS or _has_pooler(paths)
 
-    def original_layout(self, index: int) -> Any:
+    def original_layout(self, index: int) -> MLPBlock:
         """A dense block of `intermediate_size` neurons with biases."""
         return dense_layout(self.hidden_size, self.intermediate_size, activation=self.hidden_act)
 
@@ -115,7 +115,7 @@ def _has_pooler(paths: Collection[str]) -> bool:
     return any(path.startswith("pooler/") for path in paths)
 
 
-def refuse_variants(config: Mapping[str, Any], architecture: str) -> None:
+def refuse_variants(config: JsonObject, architecture: str) -> None:
     """Refuse what Hugging Face's older classes could do beside a plain encoder.
 
     Args:
@@ -140,7 +140,7 @@ def encoder_hf_config(config: EncoderConfig) -> dict[str, Any]:
     Returns:
         Key → value.
     """
-    names = [field.name for field in dataclasses.fields(config) if field.name not in config.OWN_FIELDS]
+    names = [field.name for field in dataclasses.fields(config) if field.name not in config.NOT_IN_FILE]
     values: dict[str, Any] = {"model_type": config.model_type, **{name: getattr(config, name) for name in names}}
     if config.head in WITH_LABELS:
         values["num_labels"] = config.num_labels

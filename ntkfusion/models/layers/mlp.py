@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ntkfusion.models.blocks.block import Block
+from ntkfusion.models.blocks.block import Block, Layout
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.utils.pytrees import pytree
 
@@ -21,7 +20,7 @@ class MLP(nn.Module):
     Its input is sown as ``intermediates/block_input``.
     """
 
-    layout: Any
+    layout: Layout
     initializer_range: float
 
     @nn.compact
@@ -49,7 +48,7 @@ class RoutedMLP(nn.Module):
     The capacity is the network's, not the block's: a `MixtureBlock` by itself, and so its kernel, computes every token.
     """
 
-    layout: Any
+    layout: Layout
     initializer_range: float
     capacity: int
 
@@ -84,14 +83,14 @@ def over_capacity(chosen: Int[Array, "B T"], num_experts: int, capacity: int) ->
     return place > capacity
 
 
-def _block_of(module: Any, x: Float[Array, "B T d"]) -> Block:
+def _block_of(module: MLP | RoutedMLP, x: Float[Array, "B T d"]) -> Block:
     """The block with the module's parameters and constants; its input is sown."""
     module.sow("intermediates", "block_input", x)
     normal, zeros = nn.initializers.normal(module.initializer_range), nn.initializers.zeros_init()
-    arrays: dict[str, Any] = {}
-    for name, leaf in module.layout.parameters().items():
+    arrays: dict[str, Array] = {}
+    for name, shape in module.layout.parameters().items():
         init = zeros if name.rpartition("/")[2] in ("b1", "b2") else normal
-        arrays[name] = module.param(name, init, leaf.shape, leaf.dtype)
-    for name, leaf in module.layout.constants().items():
-        arrays[name] = module.variable("constants", name, jnp.ones, leaf.shape, leaf.dtype).value
+        arrays[name] = module.param(name, init, shape.shape, shape.dtype)
+    for name, shape in module.layout.constants().items():
+        arrays[name] = module.variable("constants", name, jnp.ones, shape.shape, shape.dtype).value
     return module.layout.replace(**arrays)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
-from ntkfusion.models.blocks.dense import dense_layout
-from ntkfusion.models.blocks.mixture import mixture_layout
-from ntkfusion.models.config import LARGEST_SIZE, Head, ModelConfig, known_values
-
-#: A token's id: unlike a size it may be 0.
-TokenId: TypeAlias = int
-
-#: Every how many layers the MLP block is sparse; 0 for never.
-Step: TypeAlias = int
+from ntkfusion.models.blocks.dense import MLPBlock, dense_layout
+from ntkfusion.models.blocks.mixture import MixtureBlock, mixture_layout
+from ntkfusion.models.config import (
+    LARGEST_SIZE,
+    Head,
+    JsonObject,
+    ModelConfig,
+    check_whole,
+    index,
+    known_values,
+    number,
+    size,
+    text,
+    token_id,
+)
 
 #: The two stacks of layers.
 Side: TypeAlias = Literal["encoder", "decoder"]
@@ -45,25 +50,25 @@ class SwitchConfig(ModelConfig):
             own, as in transformers, whose ``shared`` table nothing reads then.
     """
 
-    vocab_size: int = 32128
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_encoder_layers: int = 12
-    num_decoder_layers: int = 12
-    num_heads: int = 12
-    num_experts: int = 8
-    expert_capacity: int = 64
-    encoder_sparse_step: Step = 4
-    decoder_sparse_step: Step = 4
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    dropout_rate: float = 0.1
-    classifier_dropout: float = 0.0
-    layer_norm_epsilon: float = 1e-6
-    dense_act_fn: str = "relu"
-    pad_token_id: TokenId | None = 0
-    eos_token_id: TokenId | None = 1
-    decoder_start_token_id: TokenId | None = 0
+    vocab_size: int = size(32128)
+    d_kv: int = size(64)
+    d_ff: int = size(2048)
+    num_encoder_layers: int = size(12)
+    num_decoder_layers: int = size(12)
+    num_heads: int = size(12)
+    num_experts: int = size(8)
+    expert_capacity: int = size(64)
+    encoder_sparse_step: int = index(4)
+    decoder_sparse_step: int = index(4)
+    relative_attention_num_buckets: int = size(32)
+    relative_attention_max_distance: int = size(128)
+    dropout_rate: float = number(0.1)
+    classifier_dropout: float = number(0.0)
+    layer_norm_epsilon: float = number(1e-6)
+    dense_act_fn: str = text("relu")
+    pad_token_id: int | None = token_id(0, optional=True)
+    eos_token_id: int | None = token_id(1, optional=True)
+    decoder_start_token_id: int | None = token_id(0, optional=True)
 
     HEADS: ClassVar[tuple[Head, ...]] = ("seq2seq-lm", "sequence-classification")
     WIDTH_FIELD: ClassVar[str] = "d_ff"
@@ -71,7 +76,6 @@ class SwitchConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         get_activation(self.dense_act_fn)
-        _check_own(vars(self))
         if self.num_heads * self.d_kv > LARGEST_SIZE:
             raise InputError(f"config: num_heads × d_kv must be at most {LARGEST_SIZE}, got {self.inner_size}")
         if self.relative_attention_num_buckets < 4:
@@ -140,27 +144,13 @@ class SwitchConfig(ModelConfig):
         sparse = self.num_sparse("encoder") + self.num_sparse("decoder")
         return 8 * self.num_encoder_layers + 13 * self.num_decoder_layers + sparse * (2 * self.num_experts - 1)
 
-    def original_layout(self, index: int) -> Any:
+    def original_layout(self, index: int) -> MLPBlock | MixtureBlock:
         """A dense block, or a mixture of `num_experts` experts, without biases."""
         one = dense_layout(self.hidden_size, self.d_ff, activation=self.dense_act_fn, biases=False)
         return mixture_layout(one, self.num_experts) if self.is_sparse(index) else one
 
 
-def _check_own(values: Mapping[str, Any]) -> None:
-    """Check steps and token ids, which may be 0, before any configuration is made of them."""
-    for name in ("encoder_sparse_step", "decoder_sparse_step"):
-        _check_whole(name, values[name], LARGEST_SIZE)
-    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-        if values.get(name) is not None:
-            _check_whole(name, values[name], values["vocab_size"] - 1)
-
-
-def _check_whole(name: str, value: Any, largest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
-        raise InputError(f"config: {name} must be a whole number from 0 to {largest}, got {value!r}")
-
-
-def switch_config(config: Mapping[str, Any]) -> SwitchConfig:
+def switch_config(config: JsonObject) -> SwitchConfig:
     """The `SwitchConfig` of a Hugging Face configuration dictionary.
 
     Args:
@@ -179,9 +169,7 @@ def switch_config(config: Mapping[str, Any]) -> SwitchConfig:
         raise InputError(f"config: missing {', '.join(missing)}")
     translated = {**config, **{ours: config[theirs] for ours, theirs in _NAMES.items()}}
     try:
-        values = known_values(SwitchConfig, translated | _derived(config), ())
-        _check_own(values)
-        return SwitchConfig(**values)
+        return SwitchConfig(**known_values(SwitchConfig, translated | _derived(config), ()))
     except InputError as error:
         raise InputError(_in_their_words(str(error))) from error
 
@@ -192,7 +180,7 @@ def _in_their_words(text: str) -> str:
     return text
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
+def _refuse_variants(config: JsonObject) -> None:
     activation = config.get("dense_act_fn", "relu")
     projection = config.get("feed_forward_proj", activation)
     refused = {
@@ -208,7 +196,7 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             raise InputError(f"config: {name} {config.get(name)!r} is not supported for Switch Transformers")
 
 
-def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
+def _derived(config: JsonObject) -> dict[str, Any]:
     """Values that follow from others unless they are there, as transformers derives them."""
     layers = config["num_layers"]
     # null stands for as many as in the encoder, no such key for the default
@@ -225,14 +213,14 @@ def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
     return values | ({"eos_token_id": eos[0]} if isinstance(eos, list) and len(eos) == 1 else {})
 
 
-def _sparse_step(config: Mapping[str, Any], side: Side, layers: Any) -> Any:
+def _sparse_step(config: JsonObject, side: Side, layers: Any) -> Any:
     """The step that is given, or the one that spreads so many sparse layers evenly."""
     given = f"{side}_sparse_step"
     if config.get(given) is not None:
         return config[given]
     name = f"num_sparse_{side}_layers"
     sparse = config.get(name, 3)
-    _check_whole(name, sparse, LARGEST_SIZE)
+    check_whole(name, sparse, 0)
     if not isinstance(layers, int) or sparse == 0:
         return layers
     return layers // sparse
@@ -247,8 +235,10 @@ def switch_hf_config(config: SwitchConfig) -> dict[str, Any]:
     Returns:
         Key → value, without ``architectures``.
     """
-    own = {*SwitchConfig.OWN_FIELDS, "initializer_range"}
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in own}
+    left_out = {*SwitchConfig.NOT_IN_FILE, "initializer_range"}
+    fields = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in left_out
+    }
     contents = {_NAMES.get(name, name): value for name, value in fields.items()}
     return contents | {
         "model_type": config.model_type,

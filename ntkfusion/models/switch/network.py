@@ -1,19 +1,15 @@
-"""Relative positions in buckets (Raffel et al. 2020, T5): near ones exactly, far ones by the logarithm.
+"""The Switch Transformer (Fedus et al. 2021): T5's encoder and decoder with mixtures of experts for MLP blocks.
 
-What a Switch Transformer's decoder reads, what its attention sees, and where its classification head looks.
-
-The Switch Transformer (Fedus et al. 2021): T5's encoder and decoder with mixtures of experts for MLP blocks.
-
-Layers are pre-norm, without biases; RMS norms; scores are not scaled, and have a bias by relative position that all
-layers of a stack share. With ``deterministic=False`` dropout is where PyTorch's class has it, with one exception: not
-on the hidden units of MLP blocks, which are functions of their own here. The router never has jitter. Shapes: B batch,
-T positions of the encoder, U of the decoder, q and k of either, H heads.
+First what its modules read (buckets of relative positions, the decoder's tokens, masks), then the modules. Layers are
+pre-norm, without biases; RMS norms; scores are not scaled, and have a bias by relative position that all layers of a
+stack share. With ``deterministic=False`` dropout is where PyTorch's class has it, with one exception: not on the hidden
+units of MLP blocks, which are functions of their own here. The router never has jitter. Shapes: B batch, T positions of
+the encoder, U of the decoder, q and k of either, H heads.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch, ModelOutput
+from ntkfusion.models.blocks.block import Layout
 from ntkfusion.models.layers.dropout import Dropout
 from ntkfusion.models.layers.mlp import Routed, RoutedMLP, by_position
 from ntkfusion.models.switch.config import Side, SwitchConfig
@@ -31,7 +28,7 @@ from ntkfusion.models.switch.config import Side, SwitchConfig
 def buckets(
     queries: int, keys: int, *, both_directions: bool, num_buckets: int, max_distance: int
 ) -> Int[np.ndarray, "q k"]:
-    """The bucket of every pair of positions.
+    """The bucket of every pair of positions (Raffel et al. 2020, T5): near ones exactly, far ones by the logarithm.
 
     With n buckets for a direction and e = ⌊n/2⌋, distance t < e has bucket t, and a larger one
     ``e + ⌊ln(t/e) / ln(max_distance/e) · (n − e)⌋``, at most n − 1.
@@ -119,7 +116,7 @@ def _norm(x: Float[Array, "B q d"], config: SwitchConfig, name: str) -> Float[Ar
     return normalise(x)
 
 
-class Table(nn.Module):
+class SwitchTable(nn.Module):
     """One row per word, position bucket, ..."""
 
     rows: int
@@ -133,7 +130,7 @@ class Table(nn.Module):
         return self.param("embedding", init, (self.rows, self.columns), jnp.float32)
 
 
-class Embeddings(nn.Module):
+class SwitchEmbeddings(nn.Module):
     """The word embeddings: one table for all who read it, or one for each."""
 
     config: SwitchConfig
@@ -144,7 +141,7 @@ class Embeddings(nn.Module):
 
         def table(name: str) -> Float[Array, "V d"]:
             config = self.config
-            return Table(config.vocab_size, config.hidden_size, config.initializer_range, name=name)()
+            return SwitchTable(config.vocab_size, config.hidden_size, config.initializer_range, name=name)()
 
         word = table("word")
         if self.config.tie_word_embeddings:
@@ -152,7 +149,7 @@ class Embeddings(nn.Module):
         return {"encoder": table("encoder"), "decoder": table("decoder")}
 
 
-class Attention(nn.Module):
+class SwitchAttention(nn.Module):
     """Multi-head attention with output projection; no biases, no scaling of the scores."""
 
     config: SwitchConfig
@@ -179,11 +176,11 @@ class Attention(nn.Module):
         return by_position(_dense(self.config.hidden_size, self.config, "output"), mixed)
 
 
-class Layer(nn.Module):
+class SwitchLayer(nn.Module):
     """Self-attention, in a decoder attention to the encoder, and MLP block: each behind a norm, beside a residual."""
 
     config: SwitchConfig
-    mlp_layout: Any
+    mlp_layout: Layout
 
     @nn.compact
     def __call__(
@@ -202,9 +199,9 @@ class Layer(nn.Module):
             return Dropout(config.dropout_rate)(values, deterministic=deterministic)
 
         read = _norm(x, config, "attention_norm")
-        x = x + dropped(Attention(config, name="attention")(read, read, bias, deterministic=deterministic))
+        x = x + dropped(SwitchAttention(config, name="attention")(read, read, bias, deterministic=deterministic))
         if source is not None and source_mask is not None:
-            attend = Attention(config, name="cross_attention")
+            attend = SwitchAttention(config, name="cross_attention")
             read = _norm(x, config, "cross_attention_norm")
             x = x + dropped(attend(read, source, source_mask, deterministic=deterministic))
         block = RoutedMLP(self.mlp_layout, config.initializer_range, config.expert_capacity, name="mlp")
@@ -212,7 +209,7 @@ class Layer(nn.Module):
         return x + dropped(transformed), routed
 
 
-class Stack(nn.Module):
+class SwitchStack(nn.Module):
     """The encoder or the decoder."""
 
     config: SwitchConfig
@@ -234,18 +231,18 @@ class Stack(nn.Module):
         bias = self._position_bias(x.shape[1]) + mask
         x = drop(x, deterministic=deterministic)
         before = 0 if self.side == "encoder" else config.num_encoder_layers
-        found = []
+        by_layer = []
         for index in range(config.depth(self.side)):
-            layer = Layer(config, config.block_layout(before + index), name=f"layer_{index}")
+            layer = SwitchLayer(config, config.block_layout(before + index), name=f"layer_{index}")
             x, routed = layer(x, bias, source, source_mask, deterministic=deterministic)
-            found.append(routed)
+            by_layer.append(routed)
         x = drop(_norm(x, config, "norm"), deterministic=deterministic)
-        return x, tuple(routed for routed in found if routed is not None)
+        return x, tuple(routed for routed in by_layer if routed is not None)
 
     def _position_bias(self, length: int) -> Float[Array, "1 H q q"]:
         config = self.config
         rows = config.relative_attention_num_buckets
-        table = Table(rows, config.num_heads, config.initializer_range, name="position_bias")()
+        table = SwitchTable(rows, config.num_heads, config.initializer_range, name="position_bias")()
         where = buckets(
             length,
             length,
@@ -280,13 +277,13 @@ class SwitchTransformer(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> ModelOutput:
         """Run the network."""
         config = self.config
-        tables = Embeddings(config, name="embeddings")()
+        tables = SwitchEmbeddings(config, name="embeddings")()
         words = tables["encoder"][batch.input_ids] if batch.inputs_embeds is None else batch.inputs_embeds
         mask = hiding(batch.attention_mask, words.dtype)
-        encoder = Stack(config, "encoder", name="encoder")
+        encoder = SwitchStack(config, "encoder", name="encoder")
         states, routed = encoder(words, mask, deterministic=deterministic)
         ids, tokens = decoder_tokens(batch, config.decoder_start_token_id)
-        decoder = Stack(config, "decoder", name="decoder")
+        decoder = SwitchStack(config, "decoder", name="decoder")
         x, more = decoder(
             tables["decoder"][ids],
             hiding(tokens, words.dtype, causal=True),

@@ -1,4 +1,4 @@
-"""The library's own format: every kind of block comes back bit by bit, and nothing that was changed is read."""
+"""The native format: every kind of block comes back bit by bit, and nothing that was changed is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import transformers
 from safetensors.numpy import load_file
 
 from ntkfusion.checkpoints.formats.native import header_digest
-from ntkfusion.checkpoints.formats.native_layouts import BLOCKS, PARTS
+from ntkfusion.checkpoints.formats.native_layouts import BLOCKS, PARTS, static_types
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import CheckpointError
@@ -210,3 +210,11 @@ def test_the_documented_example(tmp_path):
     for kind, cls in (BLOCKS | PARTS).items():
         assert f"`{kind}`" in page
         assert all(f"`{field.name}`" in page for field in dataclasses.fields(cls))
+
+
+def test_types_of_fields_that_are_no_arrays():
+    found = {name: dict(static_types(cls)) for name, cls in (BLOCKS | PARTS).items()}
+    assert {kind for types in found.values() for kind in types.values()} <= {str, bool, int | None}
+    assert found["latent"] == {"transposed": bool, "decoder_share": int | None}
+    assert found["mixture"] == {"train_router": bool}
+    assert {name for name, types in found.items() if types == {"activation": str}} == {*BLOCKS} - {"mixture"}

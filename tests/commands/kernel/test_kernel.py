@@ -16,7 +16,7 @@ from ntkfusion.commands.kernel.problem import network_function, parameter_groups
 from ntkfusion.commands.kernel.run import output_files, plan, run
 from ntkfusion.commands.main import main
 from ntkfusion.reporting.kernel_file import load_kernel_file
-from ntkfusion.utils.parameter_paths import group_leaves, parameter_paths
+from ntkfusion.utils.parameter_paths import group_parameters, parameter_paths
 from ntkfusion.utils.progress import Progress
 from tests.helpers.blocks import relative
 
@@ -132,11 +132,11 @@ def test_a_classification_head_is_read_as_it_is():
     np.testing.assert_array_equal(f(model.params, {"input_ids": ids, "attention_mask": mask}), logits)
     assert (readout, directions) == ("3 logits", {})
     paths = parameter_paths(model.params)
-    group_of = group_leaves(paths, None, parameter_groups(model, "network"))
+    group_of = group_parameters(paths, None, parameter_groups(model, "network"))
     heads = {path.split("/")[0] for leaf, path in enumerate(paths) if group_of[leaf] == "head"}
     assert heads == {"pooler", "classifier"}
     assert set(group_of.values()) == {"embeddings", "layer_0", "head"}
-    blocks = group_leaves(paths, None, parameter_groups(model, "mlp"))
+    blocks = group_parameters(paths, None, parameter_groups(model, "mlp"))
     assert sorted(paths[leaf] for leaf in blocks) == [f"layer_0/mlp/{name}" for name in ("b1", "b2", "w1", "w2")]
 
 

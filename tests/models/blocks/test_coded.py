@@ -11,9 +11,10 @@ import ntkfusion as nf
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
 from ntkfusion.models.blocks.block import as_dense_weights, layout
-from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix, named_arrays
+from ntkfusion.models.blocks.coded import Affine, CodedBlock, KroneckerMatrix, LatentMatrix, LowRankMatrix
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.blocks import dense_block, normal, relative
 
 
@@ -70,7 +71,7 @@ def test_row_norms_and_biases_count():
 
 def test_a_shared_decoder_is_charged_in_shares():
     whole = latent_matrix()
-    decoder = sum(array.size for array in named_arrays(whole.decoder).values())
+    decoder = sum(array.size for array in flatten(whole.decoder).values())
     shares = [(decoder + index) // 3 for index in range(3)]
     codes = [latent_matrix(decoder_share=share) for share in shares]
     own = whole.latents.size + whole.norms.size

@@ -19,7 +19,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.gpt2.config import gpt2_hf_config as hf_config
-from ntkfusion.models.gpt2.network import Layer, SelfAttention
+from ntkfusion.models.gpt2.network import GPT2Attention, GPT2Layer
 from ntkfusion.models.model import Model, abstract_params
 from ntkfusion.models.registry import read_config
 from tests.helpers.torch_parity import compare, our_outputs
@@ -204,7 +204,7 @@ def test_nano_sort_reproduces_its_recorded_activations(nano_sort, data_dir):
     recorded = np.load(data_dir / "gpt_nano_sort" / "partials.npz")
     ids = recorded["idx"].astype(np.int32)
     batch = Batch(attention_mask=jnp.ones_like(ids), input_ids=jnp.asarray(ids))
-    kept = lambda module, _: isinstance(module, Layer | SelfAttention)  # noqa: E731
+    kept = lambda module, _: isinstance(module, GPT2Layer | GPT2Attention)  # noqa: E731
     output, state = nano_sort._run(nano_sort.params, batch, capture_intermediates=kept, mutable=["intermediates"])
     seen = state["intermediates"]
     block, first = nano_sort.mlp_blocks()[0], seen["layer_0"]

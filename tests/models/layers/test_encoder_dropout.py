@@ -12,7 +12,7 @@ from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.bert.config import RobertaConfig
 from ntkfusion.models.layers.dropout import Dropout
-from ntkfusion.models.layers.encoder import Embeddings
+from ntkfusion.models.layers.encoder import EncoderEmbeddings
 from tests.helpers.encoder_parity import random_weights
 
 SIZES = {
@@ -86,7 +86,7 @@ def test_dropout_needs_a_key_and_follows_it():
 
 def test_kept_units_are_scaled_up():
     config = CASES["BERT"][0]
-    module, batch = Embeddings(config), Batch(jnp.ones_like(IDS), input_ids=IDS)
+    module, batch = EncoderEmbeddings(config), Batch(jnp.ones_like(IDS), input_ids=IDS)
     params = {"params": random_weights(config, 0.2).params["embeddings"]}
     whole = module.apply(params, batch)
     part = module.apply(params, batch, deterministic=False, rngs={"dropout": jax.random.key(0)})

@@ -13,7 +13,7 @@ from ntkfusion.compression.matrices.codecs import Matrix
 from ntkfusion.compression.methods.autoencoder.training import Training
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import layout
-from ntkfusion.models.blocks.coded import named_arrays
+from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.blocks import dense_block, normal
 
 QUICK = Training(epochs=3, batch=16)
@@ -70,7 +70,7 @@ def test_one_decoder_for_all_layers_or_one_each():
     first, second = (block.w1 for block in shared.blocks)
     assert all(a is b for a, b in zip(jax.tree.leaves(first.decoder), jax.tree.leaves(second.decoder), strict=True))
     assert sum(code.decoder_share for code in (first, second)) == sum(
-        array.size for array in named_arrays(first.decoder).values()
+        array.size for array in flatten(first.decoder).values()
     )
     _, separate = compress(sharing="layer")
     assert first.latents.shape[1] > separate.blocks[0].w1.latents.shape[1]

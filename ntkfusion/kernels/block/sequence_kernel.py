@@ -37,6 +37,16 @@ WORKSPACE = 2**30
 #: The two factors of a parameter's gradient; biases have no first one.
 Factors: TypeAlias = tuple[Float[Array, "N T p"] | None, Float[Array, "N T C q"]]
 
+#: Shapes without the number of sequences, and types, of both arrays of a side.
+Form: TypeAlias = tuple[tuple[tuple[int, ...], jnp.dtype], ...]
+
+
+class Sequences(NamedTuple):
+    """One side of a kernel, or its shapes: what enters the block at every token, and the readouts' cotangents."""
+
+    x: Shaped
+    cotangents: Shaped
+
 
 def sequence_kernel(
     block: Block,
@@ -119,13 +129,6 @@ def estimate_sequence_kernel(
     return _estimate(block, left, right, kind, memory_limit, exactly=True)
 
 
-class Sequences(NamedTuple):
-    """One side of a kernel, or its shapes: what enters the block at every token, and the readouts' cotangents."""
-
-    x: Shaped
-    cotangents: Shaped
-
-
 def _checked_sides(
     block: Block, x: Shaped, cotangents: Shaped, z: Shaped | None, z_cotangents: Shaped | None
 ) -> tuple[Sequences, Sequences | None]:
@@ -177,10 +180,6 @@ def _estimate(
 
     chunk, peak = largest_that_fits(needs, most, limit, advice)
     return Estimate(peak, returned, chunk, limit)
-
-
-#: Shapes without the number of sequences, and types, of both arrays of a side.
-Form: TypeAlias = tuple[tuple[tuple[int, ...], jnp.dtype], ...]
 
 
 def _form(side: Sequences) -> Form:

@@ -36,6 +36,23 @@ from ntkfusion.models.blocks.dense import FactorizedBlock
 TILE = 128
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRankCore:
+    """``C = S(x) T(z)ᵀ`` with its factors in memory."""
+
+    left: Float[Array, "n o p"]
+    right: Float[Array, "k o p"]
+
+
+Piece: TypeAlias = Identity | Product | Neurons | LowRankCore
+
+#: A full kernel: cores and their coefficients [n, k].
+Form: TypeAlias = list[tuple[Piece, Float[Array, "_ _"]]]
+
+#: The order of two cores in `_core_inner`.
+_ORDER = (Identity, Product, Neurons, LowRankCore)
+
+
 @dataclasses.dataclass(frozen=True)
 class FullKernelDistance:
     """Distances of a full kernel, all pairs of outputs, from a reference kernel on the same examples.
@@ -207,23 +224,6 @@ def _columns_of_tile(
     start = (jnp.zeros(3, z.dtype), jnp.zeros((2, o, o), z.dtype))
     rows = [[row, _right_factors(form)] for row, form in zip(sums or [], forms, strict=True)]
     return jax.lax.scan(add, start, rows)[0]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LowRankCore:
-    """``C = S(x) T(z)ᵀ`` with its factors in memory."""
-
-    left: Float[Array, "n o p"]
-    right: Float[Array, "k o p"]
-
-
-Piece: TypeAlias = Identity | Product | Neurons | LowRankCore
-
-#: A full kernel: cores and their coefficients [n, k].
-Form: TypeAlias = list[tuple[Piece, Float[Array, "_ _"]]]
-
-#: The order of two cores in `_core_inner`.
-_ORDER = (Identity, Product, Neurons, LowRankCore)
 
 
 def _full_form(block: Block, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Form:

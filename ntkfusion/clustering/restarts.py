@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,7 @@ def first_alone(call: partial[T]) -> T:
     return jax.block_until_ready(call())
 
 
-def _kind(call: partial[object]) -> Hashable:
+def _kind(call: partial[Any]) -> Hashable:
     """What decides which program runs: the function, and types, shapes and structure of its arguments."""
     leaves, structure = jax.tree.flatten(call.args)
     shapes = tuple((leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else leaf for leaf in leaves)

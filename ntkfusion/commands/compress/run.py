@@ -17,8 +17,9 @@ from ntkfusion.commands.compress.options import Compress
 from ntkfusion.commands.conditions import check_seed, command_line, describe_text, read_text
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
-from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace
+from ntkfusion.compression.contract import BlockReport, Compressed, Method
 from ntkfusion.compression.registry import build_method, with_clustering
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, unseen_sentences
 from ntkfusion.data.text import split_sentences
 from ntkfusion.errors import InputError

@@ -14,8 +14,8 @@ columns: ``⟨a_j a'_jᵀ, a_k a'_kᵀ⟩ = (a_j·a_k)(a'_j·a'_k)`` and
 ``⟨M ∘ g_j g'_jᵀ, M ∘ g_k g'_kᵀ⟩ = (g_j∘g_k)ᵀ (M∘M) (g'_j∘g'_k)``.
 
 The mask of a block with pruned weights couples a neuron to its own inputs, so every neuron has a Gram matrix
-M_j(x, z) = Σ_i M1_ij x_i x'_i + 1 of its own, and the normal equations are sums over pairs of tokens. They are built row
-by row, again without an array of N² columns.
+M_j(x, z) = Σ_i M1_ij x_i x'_i + 1 of its own, and the normal equations are sums over pairs of tokens. They are built
+row by row, again without an array of N² columns.
 """
 
 from __future__ import annotations

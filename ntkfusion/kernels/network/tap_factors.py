@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float, Int, PyTree
 
-from ntkfusion.kernels.network.taps import Dense, Lookup, Path, Taps, inner_consts, inner_jaxpr
+from ntkfusion.kernels.network.taps import Dense, Lookup, Path, Taps, Values, inner_consts, inner_jaxpr
 from ntkfusion.utils.pytrees import pytree, static
 
 
@@ -135,14 +135,14 @@ class _Recorder:
     zeros: Mapping[Path, Array]
     inputs: dict[Path, Array]
 
-    def run(self, jaxpr: Jaxpr, consts: list[Array], arguments: list[Array], path: Path) -> list[Array]:
+    def run(self, jaxpr: Jaxpr, consts: Values, arguments: Values, path: Path) -> Values:
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
         for index, eqn in enumerate(jaxpr.eqns):
             values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
             env |= zip(eqn.outvars, self._results(eqn, values, (*path, index)), strict=True)
         return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
-    def _results(self, eqn: JaxprEqn, values: list[Array], path: Path) -> list[Array]:
+    def _results(self, eqn: JaxprEqn, values: Values, path: Path) -> Values:
         inside = any(use[: len(path)] == path and use != path for use in self.taps.uses)
         if inside:
             return self.run(inner_jaxpr(eqn), inner_consts(eqn), values, path)

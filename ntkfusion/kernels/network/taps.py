@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -19,6 +19,9 @@ from jaxtyping import Array, PyTree
 
 #: Which equation: its number, behind those of the equations that call the jaxpr it is in.
 Path: TypeAlias = tuple[int, ...]
+
+#: What variables of a jaxpr stand for: arrays, and numbers that are none.
+Values: TypeAlias = list[Any]
 
 #: Equations that only call another jaxpr, and the name of the parameter that holds it.
 _CALLS = {"jit": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "call": "call_jaxpr"}
@@ -222,7 +225,7 @@ def inner_jaxpr(eqn: JaxprEqn) -> Jaxpr:
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
-def inner_consts(eqn: JaxprEqn) -> list[Array]:
+def inner_consts(eqn: JaxprEqn) -> Values:
     """The constants of the jaxpr that an equation calls."""
     inner = eqn.params[_CALLS[eqn.primitive.name]]
     return list(inner.consts) if isinstance(inner, ClosedJaxpr) else []

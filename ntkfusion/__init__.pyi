@@ -11,7 +11,6 @@ from .compression.contract import BlockReport as BlockReport
 from .compression.contract import Compressed as Compressed
 from .compression.contract import LayerwiseMethod as LayerwiseMethod
 from .compression.contract import Method as Method
-from .compression.contract import Workspace as Workspace
 from .compression.matching.constants import MatchedBlock as MatchedBlock
 from .compression.matching.constants import match_both as match_both
 from .compression.matching.constants import match_constants as match_constants
@@ -25,7 +24,7 @@ from .compression.matrices.compress_matrices import compress_matrices as compres
 from .compression.methods.activation_pruning import ActivationPruning as ActivationPruning
 from .compression.methods.active_neurons import ActiveNeurons as ActiveNeurons
 from .compression.methods.autoencoder.method import Autoencoder as Autoencoder
-from .compression.methods.autoencoder.training import Training as Training
+from .compression.methods.autoencoder.network import AutoencoderTraining as AutoencoderTraining
 from .compression.methods.improved import Matched as Matched
 from .compression.methods.improved import Refitted as Refitted
 from .compression.methods.kronecker import Kronecker as Kronecker
@@ -41,6 +40,7 @@ from .compression.methods.svd import WhitenedSVD as WhitenedSVD
 from .compression.methods.weight_pruning import WeightPruning as WeightPruning
 from .compression.registry import METHODS as METHODS
 from .compression.registry import build_method as build_method
+from .compression.workspace import Workspace as Workspace
 from .data.block_inputs import BlockInputs as BlockInputs
 from .data.block_inputs import collect_block_inputs as collect_block_inputs
 from .data.tasks.load import load_task as load_task

@@ -1,6 +1,7 @@
-"""What k-means needs to be told, checked before any work.
+"""k-means for neurons: few points in a high dimension, many clusters, several restarts, several layers.
 
-k-means for neurons: few points in a high dimension, many clusters, several restarts, several layers.
+All that is asked for is checked before any work. Then a few problems at a time share the cores, each in the form that
+its memory allows (`problem`), with its restarts side by side (`restarts`).
 """
 
 from __future__ import annotations
@@ -14,84 +15,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.clustering.problem import Problem, block_size, direct_problem, gram_bytes, gram_problem
-from ntkfusion.clustering.restarts import Found, Pool, centroids_of, first_alone, in_this_context, num_workers, search
+from ntkfusion.clustering.problem import ClusteringProblem, block_size, direct_problem, gram_bytes, gram_problem
+from ntkfusion.clustering.restarts import (
+    Pool,
+    SearchResult,
+    centroids_of,
+    first_alone,
+    in_this_context,
+    num_workers,
+    search,
+)
 from ntkfusion.errors import InputError
 from ntkfusion.utils.memory import memory_limit as bytes_allowed
 from ntkfusion.utils.pytrees import pytree
-
-
-class Request(NamedTuple):
-    """One k-means problem with nothing left to default."""
-
-    points: Float[Array, "N D"]
-    num_clusters: int
-    num_restarts: int
-    key: Array
-    weights: Float[Array, " N"]
-    column_weights: Float[Array, " D"]
-    max_iterations: int
-    exchange: bool
-
-
-def one_for_each(count: int, **lists: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The entries of several lists side by side, one row per problem.
-
-    Raises:
-        InputError: if a list has another length.
-    """
-    for name, entries in lists.items():
-        if len(entries) != count:
-            raise InputError(f"{name} must have one entry for each of the {count} problems; got {len(entries)}")
-    return list(zip(*lists.values(), strict=True))
-
-
-def checked(
-    points: Float[Array, "N D"],
-    num_clusters: int,
-    num_restarts: int,
-    key: Array,
-    weights: Array | None,
-    column_weights: Array | None,
-    max_iterations: int,
-    exchange: bool,
-) -> Request:
-    """The request with weights filled in; see `kmeans` for what they are.
-
-    Raises:
-        InputError: for points that are no rows of floats, counts out of range, points that are not finite, or weights
-            that are negative or all 0.
-    """
-    if jnp.ndim(points) != 2 or not jnp.issubdtype(points.dtype, jnp.floating):
-        raise InputError(
-            f"points must be floats of shape [points, dimensions]; got {points.dtype} of shape {jnp.shape(points)}"
-        )
-    num_points, dimension = points.shape
-    if not 1 <= num_clusters <= num_points:
-        raise InputError(f"num_clusters must be from 1 to the number of points, {num_points}; got {num_clusters}")
-    if num_restarts < 1 or max_iterations < 1:
-        raise InputError(f"num_restarts and max_iterations must be at least 1; got {num_restarts}, {max_iterations}")
-    if not bool(jnp.all(jnp.isfinite(points))):
-        raise InputError("points hold values that are not finite")
-    weights = _weights("weights", weights, num_points, points)
-    column_weights = _weights("column_weights", column_weights, dimension, points)
-    present = int(jnp.sum(weights > 0))
-    if num_clusters > present:
-        raise InputError(f"{num_clusters} clusters need as many points of a weight above 0; there are {present}")
-    return Request(points, num_clusters, num_restarts, key, weights, column_weights, max_iterations, exchange)
-
-
-def _weights(name: str, given: Array | None, count: int, points: Array) -> Float[Array, " count"]:
-    """The weights in the type of the points, 1 by default."""
-    if given is None:
-        return jnp.ones(count, points.dtype)
-    if jnp.shape(given) != (count,):
-        raise InputError(f"{name} must be {count} numbers for points of shape {points.shape}; got {jnp.shape(given)}")
-    weights = jnp.asarray(given, points.dtype)
-    if not bool(jnp.all(jnp.isfinite(weights) & (weights >= 0)) & jnp.any(weights > 0)):
-        raise InputError(f"{name} must be finite, not negative, and not all 0")
-    return weights
-
 
 #: Problems that are worked on at a time: while the last restarts of one run, the next one starts.
 AT_A_TIME = 2
@@ -169,7 +105,7 @@ def kmeans(
     ([0.5, 10.5], 1.0)
     """
     key = jax.random.key(seed) if isinstance(seed, int) else seed
-    request = checked(points, num_clusters, num_restarts, key, weights, column_weights, max_iterations, exchange)
+    request = _checked(points, num_clusters, num_restarts, key, weights, column_weights, max_iterations, exchange)
     return _solve_all([request], memory_limit)[0]
 
 
@@ -207,7 +143,7 @@ def kmeans_batch(
         InputError: as in `kmeans`, before any problem is worked on, or if a list has another length.
     """
     count = len(problems)
-    lists = one_for_each(
+    lists = _one_for_each(
         count,
         num_clusters=[num_clusters] * count if isinstance(num_clusters, int) else num_clusters,
         seed=[jax.random.fold_in(jax.random.key(seed), i) for i in range(count)] if isinstance(seed, int) else seed,
@@ -215,13 +151,85 @@ def kmeans_batch(
         column_weights=[None] * count if column_weights is None else column_weights,
     )
     requests = [
-        checked(points, clusters, num_restarts, key, point_weights, columns, max_iterations, exchange)
+        _checked(points, clusters, num_restarts, key, point_weights, columns, max_iterations, exchange)
         for points, (clusters, key, point_weights, columns) in zip(problems, lists, strict=True)
     ]
     return _solve_all(requests, memory_limit)
 
 
-def _solve_all(requests: Sequence[Request], memory_limit: int | str | None) -> list[KMeansResult]:
+class KMeansRequest(NamedTuple):
+    """One k-means problem with nothing left to default."""
+
+    points: Float[Array, "N D"]
+    num_clusters: int
+    num_restarts: int
+    key: Array
+    weights: Float[Array, " N"]
+    column_weights: Float[Array, " D"]
+    max_iterations: int
+    exchange: bool
+
+
+def _checked(
+    points: Float[Array, "N D"],
+    num_clusters: int,
+    num_restarts: int,
+    key: Array,
+    weights: Array | None,
+    column_weights: Array | None,
+    max_iterations: int,
+    exchange: bool,
+) -> KMeansRequest:
+    """The request with weights filled in; see `kmeans` for what they are.
+
+    Raises:
+        InputError: for points that are no rows of floats, counts out of range, points that are not finite, or weights
+            that are negative or all 0.
+    """
+    if jnp.ndim(points) != 2 or not jnp.issubdtype(points.dtype, jnp.floating):
+        raise InputError(
+            f"points must be floats of shape [points, dimensions]; got {points.dtype} of shape {jnp.shape(points)}"
+        )
+    num_points, dimension = points.shape
+    if not 1 <= num_clusters <= num_points:
+        raise InputError(f"num_clusters must be from 1 to the number of points, {num_points}; got {num_clusters}")
+    if num_restarts < 1 or max_iterations < 1:
+        raise InputError(f"num_restarts and max_iterations must be at least 1; got {num_restarts}, {max_iterations}")
+    if not bool(jnp.all(jnp.isfinite(points))):
+        raise InputError("points hold values that are not finite")
+    weights = _weights("weights", weights, num_points, points)
+    column_weights = _weights("column_weights", column_weights, dimension, points)
+    present = int(jnp.sum(weights > 0))
+    if num_clusters > present:
+        raise InputError(f"{num_clusters} clusters need as many points of a weight above 0; there are {present}")
+    return KMeansRequest(points, num_clusters, num_restarts, key, weights, column_weights, max_iterations, exchange)
+
+
+def _weights(name: str, given: Array | None, count: int, points: Array) -> Float[Array, " count"]:
+    """The weights in the type of the points, 1 by default."""
+    if given is None:
+        return jnp.ones(count, points.dtype)
+    if jnp.shape(given) != (count,):
+        raise InputError(f"{name} must be {count} numbers for points of shape {points.shape}; got {jnp.shape(given)}")
+    weights = jnp.asarray(given, points.dtype)
+    if not bool(jnp.all(jnp.isfinite(weights) & (weights >= 0)) & jnp.any(weights > 0)):
+        raise InputError(f"{name} must be finite, not negative, and not all 0")
+    return weights
+
+
+def _one_for_each(count: int, **lists: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The entries of several lists side by side, one row per problem.
+
+    Raises:
+        InputError: if a list has another length.
+    """
+    for name, entries in lists.items():
+        if len(entries) != count:
+            raise InputError(f"{name} must have one entry for each of the {count} problems; got {len(entries)}")
+    return list(zip(*lists.values(), strict=True))
+
+
+def _solve_all(requests: Sequence[KMeansRequest], memory_limit: int | str | None) -> list[KMeansResult]:
     allowed = bytes_allowed(memory_limit)
     at_a_time = min(AT_A_TIME, len(requests))
     with Pool() as pool, ThreadPoolExecutor(max(at_a_time, 1)) as coordinators:
@@ -229,11 +237,11 @@ def _solve_all(requests: Sequence[Request], memory_limit: int | str | None) -> l
         return [future.result() for future in [coordinators.submit(call) for call in solve]]
 
 
-def _solve(request: Request, allowed: int, pool: Pool) -> KMeansResult:
+def _solve(request: KMeansRequest, allowed: int, pool: Pool) -> KMeansResult:
     num_points, clusters = request.points.shape[0], request.num_clusters
     if clusters == num_points:
         labels, none = jnp.arange(num_points, dtype=jnp.int32), jnp.zeros(request.num_restarts, jnp.int32)
-        found = Found(labels, none[0], none.astype(request.points.dtype), none)
+        found = SearchResult(labels, none[0], none.astype(request.points.dtype), none)
     else:
         keys = jax.random.split(request.key, request.num_restarts)
         prepare = _preparation(request, allowed)
@@ -242,7 +250,7 @@ def _solve(request: Request, allowed: int, pool: Pool) -> KMeansResult:
     return first_alone(call)
 
 
-def _preparation(request: Request, allowed: int) -> partial[Problem]:
+def _preparation(request: KMeansRequest, allowed: int) -> partial[ClusteringProblem]:
     """How the problem is made: by its Gram matrix if that fits."""
     arrays, clusters = (request.points, request.weights, request.column_weights), request.num_clusters
     num_points, dimension = request.points.shape
@@ -256,7 +264,7 @@ def _result(
     points: Float[Array, "N D"],
     weights: Float[Array, " N"],
     column_weights: Float[Array, " D"],
-    found: Found,
+    found: SearchResult,
     num_clusters: int,
 ) -> KMeansResult:
     """Centroids and inertia of a labelling in the given coordinates."""

@@ -1,30 +1,28 @@
-"""Greedy k-means++ seeding.
+"""One restart of k-means on a problem in either form: greedy k-means++ seeds, Lloyd's iterations, single exchanges.
 
-Lloyd's iterations on a problem in either form.
-
-Single exchanges: what still lowers the inertia where Lloyd's iterations have come to rest.
-
-Moving a point of weight w from cluster a to b changes both centroids, and the inertia by exactly
-``w W_b/(W_b + w) ‖θ − c_b‖² − w W_a/(W_a − w) ‖θ − c_a‖²`` (Hartigan & Wong 1979; Telgarsky & Vattani 2010). Lloyd's
-iterations ignore the two factors, which are far from 1 where clusters are small: four neurons per cluster is the usual
-case here. Where no exchange helps, every point is also with its nearest centroid: a fixed point of both.
+Where Lloyd's iterations have come to rest, moving one point of weight w from cluster a to b changes both centroids, and
+the inertia by exactly ``w W_b/(W_b + w) ‖θ − c_b‖² − w W_a/(W_a − w) ‖θ − c_a‖²`` (Hartigan & Wong 1979; Telgarsky &
+Vattani 2010). Lloyd's iterations ignore the two factors, which are far from 1 where clusters are small: four neurons
+per cluster is the usual case here. Where no exchange helps, every point is also with its nearest centroid, so that
+neither Lloyd's iterations nor exchanges change anything any more.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ntkfusion.clustering.problem import Problem
+from ntkfusion.clustering.problem import ClusteringProblem
 
-State = tuple[Int[Array, " N"], Float[Array, " N"], Array]
+#: Labels, squared distances to the nearest centre so far, and a random key.
+SeedingState: TypeAlias = tuple[Int[Array, " N"], Float[Array, " N"], Array]
 
 
-def seed_labels(problem: Problem, key: Array, num_clusters: int) -> Int[Array, " N"]:
+def seed_labels(problem: ClusteringProblem, key: Array, num_clusters: int) -> Int[Array, " N"]:
     """Labels of the nearest centre after greedy k-means++.
 
     Each centre is the one that helps most of 2 + ⌊log c⌋ points drawn with probabilities proportional to weight times
@@ -36,7 +34,7 @@ def seed_labels(problem: Problem, key: Array, num_clusters: int) -> Int[Array, "
         inner = problem.inner(chosen)
         return jnp.maximum(problem.norms[None, :] - 2 * inner + problem.norms[chosen][:, None], 0)
 
-    def add_centre(index: Int[Array, ""], state: State) -> State:
+    def add_centre(index: Int[Array, ""], state: SeedingState) -> SeedingState:
         labels, closest, key = state
         key, draw = jax.random.split(key)
         to_candidates = distances(_draw(draw, closest * problem.weights, trials))
@@ -59,7 +57,7 @@ def _draw(key: Array, weights: Float[Array, " N"], count: int) -> Int[Array, " c
     return jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), weights.shape[0] - 1)
 
 
-class Clusters(NamedTuple):
+class ClusterTotals(NamedTuple):
     """What scores need of the clusters: masses W_j, squared norms ‖u_j‖², and the number of points with weight."""
 
     mass: Float[Array, " c"]
@@ -67,7 +65,7 @@ class Clusters(NamedTuple):
     members: Int[Array, " c"]
 
 
-class _State(NamedTuple):
+class _LloydState(NamedTuple):
     labels: Int[Array, " N"]
     sums: Array
     changed: Bool[Array, ""]
@@ -75,30 +73,30 @@ class _State(NamedTuple):
 
 
 def lloyd(
-    problem: Problem, labels: Int[Array, " N"], num_clusters: int, max_iterations: int | Int[Array, ""]
+    problem: ClusteringProblem, labels: Int[Array, " N"], num_clusters: int, max_iterations: int | Int[Array, ""]
 ) -> tuple[Int[Array, " N"], Int[Array, ""]]:
     """Iterate until no label changes; the labels and the number of iterations.
 
     A cluster that empties takes the point farthest from its own centroid.
     """
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
+    def unfinished(state: _LloydState) -> Bool[Array, ""]:
         return state.changed & (state.iteration < max_iterations)
 
-    def iterate(state: _State) -> _State:
+    def iterate(state: _LloydState) -> _LloydState:
         labels = _reassign(problem, state.labels, state.sums, num_clusters)
         sums = problem.relabel(state.sums, state.labels, labels)
-        return _State(labels, sums, jnp.any(labels != state.labels), state.iteration + 1)
+        return _LloydState(labels, sums, jnp.any(labels != state.labels), state.iteration + 1)
 
     labels = fill_empty(labels, problem.weights, jnp.zeros_like(problem.weights), num_clusters)
-    start = _State(labels, problem.sums(labels, num_clusters), jnp.array(True), jnp.zeros((), jnp.int32))
+    start = _LloydState(labels, problem.sums(labels, num_clusters), jnp.array(True), jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(unfinished, iterate, start)
     return end.labels, end.iteration
 
 
 def describe(
-    problem: Problem, labels: Int[Array, " N"], sums: Array, num_clusters: int
-) -> tuple[Clusters, Float[Array, " N"]]:
+    problem: ClusteringProblem, labels: Int[Array, " N"], sums: Array, num_clusters: int
+) -> tuple[ClusterTotals, Float[Array, " N"]]:
     """The clusters, and squared distances of all points to their own centroids."""
     own = problem.own(sums, labels)
 
@@ -106,11 +104,13 @@ def describe(
         return jax.ops.segment_sum(values, labels, num_clusters)
 
     mass, square = total(problem.weights), total(problem.weights * own)
-    clusters = Clusters(mass, square, total((problem.weights > 0).astype(jnp.int32)))
+    clusters = ClusterTotals(mass, square, total((problem.weights > 0).astype(jnp.int32)))
     return clusters, problem.norms + (square / mass**2)[labels] - 2 * own / mass[labels]
 
 
-def nearest(problem: Problem, sums: Array, clusters: Clusters) -> tuple[Float[Array, " N"], Int[Array, " N"]]:
+def nearest(
+    problem: ClusteringProblem, sums: Array, clusters: ClusterTotals
+) -> tuple[Float[Array, " N"], Int[Array, " N"]]:
     """Squared distances of all points to the nearest centroids, and which these are."""
     offset, slope = clusters.square / clusters.mass**2, -2 / clusters.mass
 
@@ -122,7 +122,7 @@ def nearest(problem: Problem, sums: Array, clusters: Clusters) -> tuple[Float[Ar
     return problem.norms + lowest, index
 
 
-def _reassign(problem: Problem, labels: Int[Array, " N"], sums: Array, num_clusters: int) -> Int[Array, " N"]:
+def _reassign(problem: ClusteringProblem, labels: Int[Array, " N"], sums: Array, num_clusters: int) -> Int[Array, " N"]:
     clusters, own = describe(problem, labels, sums, num_clusters)
     distances, index = nearest(problem, sums, clusters)
     # a point moves only if it gains more than rounding: equal centroids would exchange their points for ever
@@ -154,12 +154,12 @@ def fill_empty(
 class _ExchangeState(NamedTuple):
     labels: Int[Array, " N"]
     sums: Array
-    clusters: Clusters
+    clusters: ClusterTotals
     inner: Float[Array, " c"]  # of the point that is next
 
 
 def exchange(
-    problem: Problem, labels: Int[Array, " N"], num_clusters: int, max_rounds: int | Int[Array, ""]
+    problem: ClusteringProblem, labels: Int[Array, " N"], num_clusters: int, max_rounds: int | Int[Array, ""]
 ) -> Int[Array, " N"]:
     """Move single points while that lowers the inertia.
 
@@ -193,7 +193,7 @@ def exchange(
     return jnp.where(problem.weights > 0, labels, nearest(problem, sums, clusters)[1].astype(labels.dtype))
 
 
-def _gains(problem: Problem, state: _ExchangeState, own: Float[Array, " N"]) -> Float[Array, " N"]:
+def _gains(problem: ClusteringProblem, state: _ExchangeState, own: Float[Array, " N"]) -> Float[Array, " N"]:
     """What every point's best exchange gains per unit of its weight; negative where none does or the point is alone."""
     mass, square, members = state.clusters
     offset, slope = square / mass**2, -2 / mass
@@ -218,7 +218,7 @@ def _leaving(mass: Array, weight: Array, members: Array) -> Array:
 
 
 def _try_move(
-    problem: Problem, state: _ExchangeState, point: Int[Array, ""], following: Int[Array, ""]
+    problem: ClusteringProblem, state: _ExchangeState, point: Int[Array, ""], following: Int[Array, ""]
 ) -> _ExchangeState:
     """Move one point to where it lowers the inertia most, or leave all as it is."""
     labels, sums, (mass, square, members), inner = state
@@ -229,7 +229,7 @@ def _try_move(
     moves = _leaving(mass[old], weight, members[old]) * distances[old] - costs[new] > problem.rounding
     taken, one = jnp.where(moves, weight, 0), moves.astype(members.dtype)
     without, joined = taken**2 * norm - 2 * taken * inner[old], taken**2 * norm + 2 * taken * inner[new]
-    clusters = Clusters(
+    clusters = ClusterTotals(
         mass.at[old].add(-taken).at[new].add(taken),
         square.at[old].add(without).at[new].add(joined),
         members.at[old].add(-one).at[new].add(one),

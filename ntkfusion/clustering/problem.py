@@ -2,11 +2,8 @@
 
 Centroids never appear. With u_j = Σ_{i∈C_j} w_i θ_i, the mass W_j = Σ_{i∈C_j} w_i and S_ji = ⟨u_j, θ_i⟩,
 ``‖θ_i − u_j/W_j‖² = ‖θ_i‖² − (2/W_j) S_ji + ‖u_j‖²/W_j²`` and ``‖u_j‖² = Σ_{i∈C_j} w_i S_ji``. The two forms differ in
-what they keep of the clusters: S itself, updated from rows of G = ΘΘᵀ, or u, from which S is computed in blocks.
-
-k-means in Gram space: few points in a high dimension.
-
-k-means by the points themselves, in blocks: more points than a Gram matrix has room for.
+what they keep of the clusters: S itself, updated from rows of G = ΘΘᵀ (few points in a high dimension), or u, from
+which S is computed in blocks (more points than a Gram matrix has room for).
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from ntkfusion.utils.pytrees import pytree, static
 Score = Callable[[Int[Array, ""], Float[Array, " B"], tuple[Array, ...]], Float[Array, " B"]]
 
 
-class Problem(ABC):
+class ClusteringProblem(ABC):
     """N points with weights; "sums" stands for what the form keeps of the clusters.
 
     Attributes:
@@ -115,14 +112,14 @@ def standardise(
 
 
 @pytree
-class GramProblem(Problem):
+class GramProblem(ClusteringProblem):
     """Keeps G = ΘΘᵀ and, of the clusters, S [c, N]: the dimension is gone, and a point that moves costs 2N additions.
 
     Attributes:
         points: standardised points, [N, D].
         norms: their squared norms, [N].
         weights: their weights, [N].
-        unit: see `Problem`.
+        unit: see `ClusteringProblem`.
         gram: G, exactly symmetric, [N, N].
     """
 
@@ -205,14 +202,14 @@ BLOCK_NUMBERS = 2**21
 
 
 @pytree
-class DirectProblem(Problem):
+class DirectProblem(ClusteringProblem):
     """Keeps, of the clusters, u [c, D]; S is computed for one block of points at a time.
 
     Attributes:
         points: standardised points, filled up with points of weight 0 to whole blocks, [N, D].
         norms: their squared norms, [N].
         weights: their weights, [N].
-        unit: see `Problem`.
+        unit: see `ClusteringProblem`.
         block: points per block.
     """
 

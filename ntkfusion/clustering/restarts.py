@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.clustering.lloyd import exchange, lloyd, seed_labels
-from ntkfusion.clustering.problem import Problem
+from ntkfusion.clustering.problem import ClusteringProblem
 
 T = TypeVar("T")
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The best labelling of a problem, and how all restarts ended."""
 
     labels: Int[Array, " N"]
@@ -39,8 +39,13 @@ def num_workers() -> int:
 
 
 def search(
-    prepare: Callable[[], Problem], keys: Array, num_clusters: int, max_iterations: int, exchanges: bool, pool: Pool
-) -> Found:
+    prepare: partial[ClusteringProblem],
+    keys: Array,
+    num_clusters: int,
+    max_iterations: int,
+    exchanges: bool,
+    pool: Pool,
+) -> SearchResult:
     """Restart from every key and keep the best.
 
     Args:
@@ -62,7 +67,7 @@ def search(
     inertias, iterations = jnp.stack(inertias), jnp.stack(iterations)
     # compared in the problem's unit: in that of the points they may leave float32's range
     best = int(jnp.argmin(inertias))
-    return Found(labels[best], iterations[best], problem.unit * inertias, iterations)
+    return SearchResult(labels[best], iterations[best], problem.unit * inertias, iterations)
 
 
 class Pool:
@@ -72,7 +77,7 @@ class Pool:
         """As many threads as there are cores."""
         self._executor = ThreadPoolExecutor(num_workers())
 
-    def submit(self, call: Callable[[], T]) -> Future[T]:
+    def submit(self, call: partial[T]) -> Future[T]:
         """Run the call when a thread is free; see `first_alone` and `in_this_context`."""
         return self._executor.submit(in_this_context(partial(first_alone, call)))
 
@@ -101,7 +106,7 @@ _seen: set[Hashable] = set()
 _compiling = threading.Lock()
 
 
-def first_alone(call: Callable[[], T]) -> T:
+def first_alone(call: partial[T]) -> T:
     """The finished result of the call; the first of its kind runs alone, so that two threads never compile the same."""
     kind = _kind(call)
     if kind not in _seen:
@@ -113,7 +118,7 @@ def first_alone(call: Callable[[], T]) -> T:
     return jax.block_until_ready(call())
 
 
-def _kind(call: Any) -> Hashable:
+def _kind(call: partial[Any]) -> Hashable:
     """What decides which program runs: the function, and types, shapes and structure of its arguments."""
     leaves, structure = jax.tree.flatten(call.args)
     shapes = tuple((leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else leaf for leaf in leaves)
@@ -122,7 +127,7 @@ def _kind(call: Any) -> Hashable:
 
 @partial(jax.jit, static_argnames=("num_clusters", "exchanges"))
 def _restart(
-    problem: Problem, key: Array, max_iterations: Int[Array, ""], num_clusters: int, exchanges: bool
+    problem: ClusteringProblem, key: Array, max_iterations: Int[Array, ""], num_clusters: int, exchanges: bool
 ) -> tuple[Int[Array, " N"], Int[Array, ""], Float[Array, ""]]:
     labels = seed_labels(problem, key, num_clusters)
     labels, iterations = lloyd(problem, labels, num_clusters, max_iterations)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ntkfusion.compression.contract import BlockReport, Method, Workspace
+from ntkfusion.compression.contract import BlockReport, Method
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model

@@ -38,7 +38,7 @@ class Workspace:
             inputs: calibration inputs per block, in the order of the blocks.
             squared_gradients: per block, the mean over examples of a task's squared gradients, under the names of the
                 block's parameters (the diagonal of its empirical Fisher information).
-            progress: told by long work what it is doing and which fraction of it is done.
+            progress: called by long work with what it is doing and which fraction of it is done.
         """
         self.seed = seed
         self._inputs = inputs

@@ -1,13 +1,23 @@
-"""What a kernel call takes of the memory, known before it runs: XLA's own analysis of the programs that will run."""
+"""What a kernel call takes of the memory, known before it runs: XLA's own analysis of the programs that will run.
+
+And how much is done at a time: the largest chunk that fits, and parts of equal length.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
+
+import jax
+from jax.stages import Compiled
+from jaxtyping import Array
 
 from ntkfusion.errors import InputError
 from ntkfusion.utils.memory import show_size
+
+#: An array, or its shape and type: enough to know what a call takes.
+Shaped: TypeAlias = Array | jax.ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +41,16 @@ class Estimate:
         return f"{show_size(self.peak)} at most (result {show_size(self.result)}), {self.chunk} at a time"
 
 
-def program_bytes(program: Any) -> int:
+def program_bytes(program: Compiled) -> int:
     """What a compiled program allocates: its results and its temporary arrays."""
     analysis = program.memory_analysis()
     return 0 if analysis is None else int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def output_bytes(program: Compiled) -> int:
+    """What a compiled program allocates for its results."""
+    analysis = program.memory_analysis()
+    return 0 if analysis is None else int(analysis.output_size_in_bytes)
 
 
 def check_result(result: int, limit: int, most: int, unit: str, instead: str = "") -> None:
@@ -82,3 +98,12 @@ def largest_that_fits(needs: Callable[[int], int], first: int, limit: int, advic
                 f"the kernel needs {show_size(needed)} at least, the limit is {show_size(limit)}: {advice}"
             )
         chunk = max(1, min(3 * chunk // 4, int(chunk * limit / needed)))
+
+
+def even_part(length: int, most: int) -> int:
+    """The smallest part of a length that needs no more parts than `most` does.
+
+    >>> even_part(9, 8)
+    5
+    """
+    return -(-length // -(-length // max(1, most)))

@@ -1,4 +1,4 @@
-"""What every kernel of a block refuses."""
+"""The kinds of kernels there are, and what every kernel of a block refuses."""
 
 from __future__ import annotations
 

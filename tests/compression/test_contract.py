@@ -12,8 +12,8 @@ import pytest
 
 from ntkfusion.clustering.k_means import kmeans_batch
 from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.importance import by_output, fisher
 from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.compression.neurons import by_output, fisher
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock

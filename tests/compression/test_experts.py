@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import MIN_TOKENS, ExpertWorkspace, LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import MIN_TOKENS, ExpertWorkspace, LayerwiseMethod
 from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.compression.methods.random_neurons import RandomNeurons
 from ntkfusion.compression.methods.structured_pruning import StructuredPruning
 from ntkfusion.compression.methods.svd import SVD
 from ntkfusion.compression.neurons import select_neurons
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from tests.helpers.blocks import dense_block, duplicated_block, factorized_block, mixture_block, normal, relative

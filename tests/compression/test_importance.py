@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.importance import by_output, first_order, fisher, l1
+from ntkfusion.compression.neurons import by_output, first_order, fisher, l1
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, jacobian
 from ntkfusion.models.activations import ACTIVATIONS

@@ -1,9 +1,4 @@
-"""The kernel of a block with pruned weights, neuron by neuron; see `neuron_kernels`.
-
-A mask couples a neuron to its own inputs, so every neuron has a Gram matrix M_j(x, z) = Σ_i M1_ij x_i x'_i + 1 of its
-own, and the normal equations are sums over pairs of tokens. They are built row by row: no array has N² columns.
-
-A block's traced kernel as a linear function of its neurons' constants, and the least-squares problem that follows.
+"""A block's traced kernel as a linear function of its neurons' constants, and the least-squares problem that follows.
 
 Any block may be written with constants γ_j behind and α_j in front of the activation of neuron j, while the trained
 weights are divided by them: the function stays, and the gradients with respect to the trained weights are multiplied by
@@ -17,6 +12,10 @@ right2 too) and M the Gram matrix of the inputs, plus 1 if there are input biase
 for x. The least-squares distance to a kernel K0 is quadratic in (t, s), and its normal equations need no array of N²
 columns: ``⟨a_j a'_jᵀ, a_k a'_kᵀ⟩ = (a_j·a_k)(a'_j·a'_k)`` and
 ``⟨M ∘ g_j g'_jᵀ, M ∘ g_k g'_kᵀ⟩ = (g_j∘g_k)ᵀ (M∘M) (g'_j∘g'_k)``.
+
+The mask of a block with pruned weights couples a neuron to its own inputs, so every neuron has a Gram matrix
+M_j(x, z) = Σ_i M1_ij x_i x'_i + 1 of its own, and the normal equations are sums over pairs of tokens. They are built
+row by row, again without an array of N² columns.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import dense, factorized, masked
+from ntkfusion.kernels.block import dense, factorized
 from ntkfusion.kernels.block.program import block_terms
 from ntkfusion.kernels.block.terms import evaluate
 from ntkfusion.kernels.kinds import Kind
@@ -38,6 +37,55 @@ from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.masked import MaskedBlock
 from ntkfusion.utils.pytrees import pytree
+
+#: The power of the constants (γ, α) that enters each kernel.
+POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
+
+#: The parameters of a block that its neurons' constants scale, by kind of block.
+SCALED: dict[type, tuple[str, ...]] = {
+    MLPBlock: ("w1", "b1", "w2"),
+    MaskedBlock: ("w1", "b1", "w2"),
+    FactorizedBlock: ("right1", "b1", "left2"),
+}
+
+
+@pytree
+class NeuronKernels:
+    """The kernel of a block without constants, neuron by neuron; see the module.
+
+    Attributes:
+        a: a_j(x), times what every output weight's kernel has in common, [N, c].
+        a_right: a'_j(z), [M, c].
+        g: g_j(x) times the trace of v_j v'_jᵀ, [N, c].
+        g_right: g'_j(z), [M, c].
+        gram: M(x, z), [N, M].
+        fixed: F(x, z), [N, M].
+    """
+
+    a: Float[Array, "N c"]
+    a_right: Float[Array, "M c"]
+    g: Float[Array, "N c"]
+    g_right: Float[Array, "M c"]
+    gram: Float[Array, "N M"]
+    fixed: Float[Array, "N M"]
+
+    def kernel(self, t: Float[Array, " c"], s: Float[Array, " c"]) -> Float[Array, "N M"]:
+        """K̃ for given t and s."""
+        inner = (self.g * s[None, :]) @ self.g_right.T
+        return self.fixed + (self.a * t[None, :]) @ self.a_right.T + self.gram * inner
+
+    def inner_products(self, rest: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
+        """⟨input, input⟩ and ⟨output, input⟩ kernels of all pairs of neurons, [c, c], and ⟨input kernel, rest⟩, [c]."""
+        squares = self.gram * self.gram
+
+        def row(neuron: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+            a, a_right, g, g_right = (column[:, None] for column in neuron)
+            inputs = jnp.sum((g * self.g) * (squares @ (g_right * self.g_right)), axis=0)
+            mixed = jnp.sum((a * self.g) * (self.gram @ (a_right * self.g_right)), axis=0)
+            return inputs, mixed
+
+        inputs, mixed = jax.lax.map(row, (self.a.T, self.a_right.T, self.g.T, self.g_right.T))
+        return inputs, mixed, jnp.sum(self.g * ((self.gram * rest) @ self.g_right), axis=0)
 
 
 @pytree
@@ -91,77 +139,6 @@ class MaskedNeuronKernels:
         return jax.lax.scan(add, start, (self.x, self.a, self.g, rest))[0]
 
 
-def masked_neuron_kernels(
-    block: MaskedBlock, x: Float[Array, "N d"], kind: Kind, fixed: Float[Array, "N N"]
-) -> MaskedNeuronKernels:
-    """The kernel of a masked block without constants on the inputs x, neuron by neuron; `fixed` is F."""
-    left, right = masked.left_features(block, x), masked.right_features(block, x, kind)
-    weights = jnp.sum(left.v * right.v, axis=1) / block.output_width
-    reached = jnp.mean(block.mask2, axis=1)
-    bias = jnp.asarray(0.0 if block.b1 is None else 1.0, x.dtype)
-    return MaskedNeuronKernels(
-        left.a * reached[None, :],
-        right.a,
-        left.g * weights[None, :],
-        right.g,
-        left.x,
-        right.x,
-        block.mask1,
-        bias,
-        fixed,
-    )
-
-
-#: The power of the constants (γ, α) that enters each kernel.
-POWERS: dict[Kind, int] = {"sgd": 2, "sign": 1}
-
-#: The parameters of a block that its neurons' constants scale, by kind of block.
-SCALED: dict[type, tuple[str, ...]] = {
-    MLPBlock: ("w1", "b1", "w2"),
-    MaskedBlock: ("w1", "b1", "w2"),
-    FactorizedBlock: ("right1", "b1", "left2"),
-}
-
-
-@pytree
-class NeuronKernels:
-    """The kernel of a block without constants, neuron by neuron; see the module.
-
-    Attributes:
-        a: a_j(x), times what every output weight's kernel has in common, [N, c].
-        a_right: a'_j(z), [M, c].
-        g: g_j(x) times the trace of v_j v'_jᵀ, [N, c].
-        g_right: g'_j(z), [M, c].
-        gram: M(x, z), [N, M].
-        fixed: F(x, z), [N, M].
-    """
-
-    a: Float[Array, "N c"]
-    a_right: Float[Array, "M c"]
-    g: Float[Array, "N c"]
-    g_right: Float[Array, "M c"]
-    gram: Float[Array, "N M"]
-    fixed: Float[Array, "N M"]
-
-    def kernel(self, t: Float[Array, " c"], s: Float[Array, " c"]) -> Float[Array, "N M"]:
-        """K̃ for given t and s."""
-        inner = (self.g * s[None, :]) @ self.g_right.T
-        return self.fixed + (self.a * t[None, :]) @ self.a_right.T + self.gram * inner
-
-    def inner_products(self, rest: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
-        """⟨input, input⟩ and ⟨output, input⟩ kernels of all pairs of neurons, [c, c], and ⟨input kernel, rest⟩, [c]."""
-        squares = self.gram * self.gram
-
-        def row(neuron: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-            a, a_right, g, g_right = (column[:, None] for column in neuron)
-            inputs = jnp.sum((g * self.g) * (squares @ (g_right * self.g_right)), axis=0)
-            mixed = jnp.sum((a * self.g) * (self.gram @ (a_right * self.g_right)), axis=0)
-            return inputs, mixed
-
-        inputs, mixed = jax.lax.map(row, (self.a.T, self.a_right.T, self.g.T, self.g_right.T))
-        return inputs, mixed, jnp.sum(self.g * ((self.gram * rest) @ self.g_right), axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class NormalEquations:
     """‖K̃ − K0‖² / ‖K0‖² = uᵀHu − 2 rᵀu + k for u = (t, s), in float64.
@@ -203,7 +180,7 @@ def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKe
     others = {name: term for name, term in block_terms(block, x, x, kind).items() if name not in SCALED[type(block)]}
     fixed = sum(evaluate(others, "trace", (x.shape[0], x.shape[0])).values(), jnp.zeros((x.shape[0],) * 2, x.dtype))
     if isinstance(block, MaskedBlock):
-        return masked_neuron_kernels(block, x, kind, fixed)
+        return _masked_neuron_kernels(block, x, kind, fixed)
     if isinstance(block, MLPBlock):
         left, right = dense.left_features(block, x), dense.right_features(block, x, kind)
         gram, scale = left.x @ right.x.T, jnp.ones((), x.dtype)
@@ -213,6 +190,27 @@ def neuron_kernels(block: Block, x: Float[Array, "N d"], kind: Kind) -> NeuronKe
     weights = jnp.sum(left.v * right.v, axis=1) / block.output_width
     bias = 0 if block.b1 is None else 1
     return NeuronKernels(left.a * scale, right.a, left.g * weights[None, :], right.g, gram + bias, fixed)
+
+
+def _masked_neuron_kernels(
+    block: MaskedBlock, x: Float[Array, "N d"], kind: Kind, fixed: Float[Array, "N N"]
+) -> MaskedNeuronKernels:
+    """The kernel of a masked block without constants on the inputs x, neuron by neuron; `fixed` is F."""
+    left, right = dense.left_features(block, x), dense.right_features(block, x, kind)
+    weights = jnp.sum(left.v * right.v, axis=1) / block.output_width
+    reached = jnp.mean(block.mask2, axis=1)
+    bias = jnp.asarray(0.0 if block.b1 is None else 1.0, x.dtype)
+    return MaskedNeuronKernels(
+        left.a * reached[None, :],
+        right.a,
+        left.g * weights[None, :],
+        right.g,
+        left.x,
+        right.x,
+        block.mask1,
+        bias,
+        fixed,
+    )
 
 
 def normal_equations(

@@ -106,7 +106,7 @@ def tune(
         x: calibration inputs.
         key: for the order of the tokens.
         options: how long and how.
-        progress: told the finished fraction.
+        progress: called with the finished fraction.
 
     Returns:
         The best block by the validation tokens, and its loss on them before and after.

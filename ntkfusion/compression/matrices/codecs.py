@@ -1,6 +1,6 @@
-"""How many numbers a coded matrix may take, so that methods are compared at equal parameters.
+"""What matrix codecs have in common: matrices whose rows are data points, budgets, and codes that keep to them.
 
-What matrix codecs have in common: matrices whose rows are data points, budgets, and codes that keep to them.
+A budget says how many numbers a coded matrix may take, so that methods are compared at equal parameters.
 """
 
 from __future__ import annotations
@@ -16,27 +16,6 @@ from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.coded import LowRankMatrix, MatrixCode, unit_rows
 from ntkfusion.models.blocks.dense import MLPBlock
-
-
-def matrix_budgets(block: MLPBlock, neurons: int) -> tuple[int, int]:
-    """Numbers for W1 and for W2 that make the block no larger than a dense block of `neurons` neurons.
-
-    The biases stay as they are and are paid first; the rest is shared in proportion to the sizes of the matrices.
-
-    >>> matrix_budgets(MLPBlock(jnp.zeros((2, 8)), jnp.zeros(8), jnp.zeros((8, 2)), jnp.zeros(2)), 4)
-    (6, 6)
-    """
-    d, o, m = block.model_width, block.output_width, block.hidden_width
-    left = neurons * (d + o + (block.b1 is not None)) - (0 if block.b1 is None else m)
-    first = left * d // (d + o)
-    return first, left - first
-
-
-def fidelity(decoded: Float[Array, "n k"], rows: Float[Array, "n k"]) -> dict[str, float]:
-    """The mean cosine between decoded and original rows, and ‖decoded − original‖ / ‖original‖ (Frobenius)."""
-    cosines = jnp.sum(unit_rows(decoded) * unit_rows(rows), axis=1)
-    error = jnp.linalg.norm(decoded - rows) / jnp.maximum(jnp.linalg.norm(rows), jnp.finfo(rows.dtype).tiny)
-    return {"cosine": float(jnp.mean(cosines)), "relative_error": float(error)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +41,7 @@ class Matrix:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedMatrix:
     """A code and what was measured while it was made."""
 
     code: MatrixCode
@@ -86,7 +65,7 @@ class Codec(Protocol):
         """
         ...
 
-    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
+    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[EncodedMatrix]:
         """Code matrices of one kind (from several layers), each within its budget."""
         ...
 
@@ -120,7 +99,7 @@ class LowRank:
         for matrix in matrices:
             _rank(name, matrix)
 
-    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
+    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[EncodedMatrix]:
         """Truncate each matrix at the largest rank within its budget; see `Codec.encode`."""
         ranks = [_rank(name, matrix) for matrix in matrices]
         encoded = []
@@ -128,10 +107,30 @@ class LowRank:
             workspace.progress(f"SVD of {name}", index / len(matrices))
             u, s, vt = jnp.linalg.svd(matrix.array, full_matrices=False)
             root = jnp.sqrt(s[:rank])
-            encoded.append(
-                Encoded(LowRankMatrix(u[:, :rank] * root[None, :], root[:, None] * vt[:rank]), {"rank": float(rank)})
-            )
+            code = LowRankMatrix(u[:, :rank] * root[None, :], root[:, None] * vt[:rank])
+            encoded.append(EncodedMatrix(code, {"rank": float(rank)}))
         return encoded
+
+
+def matrix_budgets(block: MLPBlock, neurons: int) -> tuple[int, int]:
+    """Numbers for W1 and for W2 that make the block no larger than a dense block of `neurons` neurons.
+
+    The biases stay as they are and are paid first; the rest is shared in proportion to the sizes of the matrices.
+
+    >>> matrix_budgets(MLPBlock(jnp.zeros((2, 8)), jnp.zeros(8), jnp.zeros((8, 2)), jnp.zeros(2)), 4)
+    (6, 6)
+    """
+    d, o, m = block.model_width, block.output_width, block.hidden_width
+    left = neurons * (d + o + (block.b1 is not None)) - (0 if block.b1 is None else m)
+    first = left * d // (d + o)
+    return first, left - first
+
+
+def fidelity(decoded: Float[Array, "n k"], rows: Float[Array, "n k"]) -> dict[str, float]:
+    """The mean cosine between decoded and original rows, and ‖decoded − original‖ / ‖original‖ (Frobenius)."""
+    cosines = jnp.sum(unit_rows(decoded) * unit_rows(rows), axis=1)
+    error = jnp.linalg.norm(decoded - rows) / jnp.maximum(jnp.linalg.norm(rows), jnp.finfo(rows.dtype).tiny)
+    return {"cosine": float(jnp.mean(cosines)), "relative_error": float(error)}
 
 
 def _rank(name: str, matrix: Matrix) -> int:

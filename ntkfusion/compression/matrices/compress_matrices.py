@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from jaxtyping import Array, Float
 
 from ntkfusion.compression.compress_model import check_layers
-from ntkfusion.compression.matrices.codecs import Codec, Encoded, Matrix, fidelity
+from ntkfusion.compression.matrices.codecs import Codec, EncodedMatrix, Matrix, fidelity
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.coded import MatrixCode
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import architecture_of
-from ntkfusion.utils.parameter_paths import Params
+from ntkfusion.utils.parameter_paths import Flat, Params, flatten, subtree, with_subtree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,23 +81,22 @@ def compress_matrices(
         layers: of which layers; by default all.
         squared_gradients: means of a task's squared gradients, nested as the parameters, for codecs that weigh rows.
         seed: drives all randomness.
-        progress: told what is being done and which fraction of it is finished.
+        progress: called with what is being done and which fraction of it is finished.
 
     Returns:
         The model with decoded dense matrices, and the codes with a report each.
 
     Raises:
-        InputError: before any work, for a kind or layer that does not exist, a matrix that is not dense any more, or a
-            budget that is too small.
+        InputError: before any work, for a kind or layer that does not exist, an architecture whose matrices have no
+            kinds, a matrix that is not dense any more, or a budget that is too small.
     """
     if codec.kept >= 1:
         raise InputError(
             "a codec that may keep every number has nothing to do; choose a width below 1 or a ratio above"
         )
     chosen = check_layers(layers, model.config.num_blocks)
-    requests = {
-        kind: _matrices(model, kind, chosen, codec.kept, squared_gradients) for kind in _check_kinds(model, kinds)
-    }
+    squared = {} if squared_gradients is None else flatten(squared_gradients)
+    requests = {kind: _matrices(model, kind, chosen, codec.kept, squared) for kind in _check_kinds(model, kinds)}
     for kind, matrices in requests.items():
         codec.check_matrices(kind, list(matrices.values()))
     workspace = Workspace(seed, progress=progress)
@@ -114,6 +112,8 @@ def compress_matrices(
 
 def _check_kinds(model: Model, kinds: Iterable[str]) -> tuple[str, ...]:
     chosen, known = tuple(kinds), architecture_of(model.config).matrices
+    if not known:
+        raise InputError(f"the matrices of {model.config.architecture} cannot be chosen by kind")
     unknown = [kind for kind in chosen if kind not in known]
     if unknown or not chosen or len(set(chosen)) != len(chosen):
         raise InputError(
@@ -123,27 +123,19 @@ def _check_kinds(model: Model, kinds: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _matrices(
-    model: Model, kind: str, layers: tuple[int, ...], kept: float, squared: Params | None
-) -> dict[str, Matrix]:
+def _matrices(model: Model, kind: str, layers: tuple[int, ...], kept: float, squared: Flat) -> dict[str, Matrix]:
     """Path → matrix of one kind; there is one for all layers if the path names no layer."""
-    found, pattern = {}, architecture_of(model.config).matrices[kind]
+    arrays, pattern = flatten(model.params), architecture_of(model.config).matrices[kind]
+    found = {}
     for path in dict.fromkeys(pattern.format(layer=layer) for layer in layers):
-        array = _at(model.params, path)
-        if array is None:
+        if path not in arrays:
             raise InputError(f"the model has no dense matrix {path}; code the matrices before its block is compressed")
-        found[path] = Matrix(array, int(kept * array.size), kind != "embeddings", _at(squared, path))
+        array = arrays[path]
+        found[path] = Matrix(array, int(kept * array.size), kind != "embeddings", squared.get(path))
     return found
 
 
-def _at(tree: Any, path: str) -> Any:
-    """The array under a path, None if there is none."""
-    for part in path.split("/"):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
-
-
-def _report(kind: str, matrix: Matrix, result: Encoded) -> MatrixReport:
+def _report(kind: str, matrix: Matrix, result: EncodedMatrix) -> MatrixReport:
     decoded = result.code.decode()
     measured = fidelity(decoded.T if matrix.transposed else decoded, matrix.rows)
     return MatrixReport(kind, result.code.num_parameters, matrix.array.size, **measured, details=result.details)
@@ -152,9 +144,6 @@ def _report(kind: str, matrix: Matrix, result: Encoded) -> MatrixReport:
 def _exchanged(params: Params, arrays: Mapping[str, Array]) -> Params:
     """Nested parameters with the arrays under some paths exchanged."""
     for path, array in arrays.items():
-        params = _with(params, path.split("/"), array)
+        above, _, name = path.rpartition("/")
+        params = with_subtree(params, above, {**subtree(params, above), name: array})
     return params
-
-
-def _with(tree: Params, parts: list[str], array: Array) -> Params:
-    return {**tree, parts[0]: _with(tree[parts[0]], parts[1:], array) if parts[1:] else array}

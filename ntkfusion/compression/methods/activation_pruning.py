@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import mask_per_output, pruned_block, surviving_weights
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.blocks.masked import MaskedBlock

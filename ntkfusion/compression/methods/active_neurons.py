@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import fraction, largest, select_neurons
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 
@@ -22,7 +23,7 @@ class ActiveNeurons(LayerwiseMethod):
     activation from ‖w_i‖, this measures it.
 
     Attributes:
-        width: kept fraction of the hidden width.
+        keep_ratio: the kept share of the hidden width.
     """
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ntkfusion.errors import InputError
 
@@ -11,10 +12,10 @@ from ntkfusion.errors import InputError
 MEASURED_AT = (0.5, 1.0, 1.5, 2.0)
 
 #: Inertia at some numbers of clusters: {clusters: inertia}, at least at 1 and at all neurons.
-Curve = dict[int, float]
+InertiaCurve: TypeAlias = dict[int, float]
 
 
-def allocate(curves: Sequence[Curve], budget: int) -> list[int]:
+def allocate(curves: Sequence[InertiaCurve], budget: int) -> list[int]:
     """Clusters per layer with the least sum of inertias, by interpolation of convex curves.
 
     Each curve is replaced by its lower convex hull, piecewise linear. Then the best use of the next neuron is always
@@ -50,7 +51,7 @@ def allocate(curves: Sequence[Curve], budget: int) -> list[int]:
     return widths
 
 
-def _hull_segments(curve: Curve) -> list[tuple[tuple[int, float], tuple[int, float]]]:
+def _hull_segments(curve: InertiaCurve) -> list[tuple[tuple[int, float], tuple[int, float]]]:
     """Neighbouring corners of the lower convex hull."""
     hull: list[tuple[int, float]] = []
     for point in sorted(curve.items()):
@@ -77,7 +78,7 @@ def measure_curves(
     hidden_widths: Sequence[int],
     spreads: Sequence[float],
     inertias: Callable[[list[tuple[int, int]]], Sequence[float]],
-) -> list[Curve]:
+) -> list[InertiaCurve]:
     """Curves of all layers from one batch of clusterings.
 
     Args:
@@ -95,7 +96,7 @@ def measure_curves(
         for count in measured_counts(share, width)
     ]
     # all neurons last: with a single neuron its inertia is 0 too
-    curves: list[Curve] = [{1: spread, width: 0.0} for spread, width in zip(spreads, hidden_widths, strict=True)]
+    curves: list[InertiaCurve] = [{1: spread, width: 0.0} for spread, width in zip(spreads, hidden_widths, strict=True)]
     for (layer, count), inertia in zip(wanted, inertias(wanted), strict=True):
         curves[layer][count] = inertia
     return curves

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.compression.contract import LayerwiseMethod
-from ntkfusion.compression.matrices.codecs import Encoded, Matrix, matrix_budgets
+from ntkfusion.compression.matrices.codecs import EncodedMatrix, Matrix, matrix_budgets
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
@@ -63,14 +63,14 @@ class Kronecker(LayerwiseMethod):
         for matrix in matrices:
             num_terms(name, matrix.array.shape, matrix.budget)
 
-    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
+    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[EncodedMatrix]:
         """Approximate single matrices within their budgets; see `check_matrices`."""
         terms = [num_terms(name, matrix.array.shape, matrix.budget) for matrix in matrices]
         encoded = []
         for index, (matrix, count) in enumerate(zip(matrices, terms, strict=True)):
             workspace.progress(f"Kronecker terms of {name}", index / len(matrices))
             code = kronecker_sum(matrix.array, _svd(matrix.array), count)
-            encoded.append(Encoded(code, {"terms": float(count)}))
+            encoded.append(EncodedMatrix(code, {"terms": float(count)}))
         return encoded
 
     def _terms(self, block: MLPBlock) -> tuple[int, int]:

@@ -1,21 +1,4 @@
-"""Coordinates and weights of neurons in which k-means measures what fusing them does to a block's output.
-
-Let neuron i have ū_i = (w_i, b_i), output weights v_i, a_i = σ(ū_i·x̄) and g_i = σ'(ū_i·x̄) at x̄ = (x, 1), and let δū_i,
-δv_i be what it loses when its cluster's mean takes its place. To first order the output changes by
-``Σ_i g_i (δū_i·x̄) v_i + a_i δv_i``. With M = E[x̄ x̄ᵀ] over calibration inputs, and slopes independent of inputs, the two
-terms of neuron i have mean squares ``p_i ‖M^½ δū_i‖²`` and ``s_i ‖δv_i‖²``, p_i = ‖v_i‖² E[g_i²] and s_i = E[a_i²].
-
-*Coordinates* are (√p̄ M^½ ū, √s̄ v) with the means p̄, s̄ over neurons, so that squared distances add the two mean squares
-of the average neuron. *Weights*: neuron i weighs √(½ (p_i/p̄ + s_i/s̄)). **The root was chosen by measurement**, on the
-packaged sample sentences; what follows was written afterwards and makes it plausible, no more. Because residuals of a
-cluster add up to 0, terms linear in them cancel within it, and the leading error is Σ_i g_i (δū_i·x̄) δv_i and
-½ Σ_i v_i σ'' (δū_i·x̄)², which grow with one power of a neuron's sensitivity where squared first-order errors grow with
-two. Centroids are plain means of the clusters: weighted means would not let the linear terms cancel.
-
-That slopes are independent of inputs, and sensitivities alike in a cluster, are approximations; `plain_coordinates` are
-those of the paper.
-
-MLP Fusion: cluster the neurons of a block, keep centroids and cluster sizes.
+"""MLP Fusion: cluster the neurons of a block, keep centroids and cluster sizes.
 
 Wei, Guo, Chen, He (ICML 2023); extended version by Ai, Wei, Chen, Guo, He (arXiv 2307.08941v3). The variants, with
 centroids w̃, b̃, ṽ and cluster sizes n, and what each preserves (Theorem 1, docs/theory.md):
@@ -31,6 +14,22 @@ variant    block                                                  with coincidin
 ``kappa``  w̃/r, b̃/r, (n/q) ṽ, constants q = n^{1/(1+κ)},        output, and the whole trajectory of an optimiser whose
            r = n^{−κ/(1+κ)}; κ = 0 is v1, κ = 1 is v4             steps scale as u(s g) = s^κ u(g)
 =========  =====================================================  =====================================================
+
+**The metric "data"**: coordinates and weights of neurons in which k-means measures what fusing them does to a block's
+output. Let neuron i have ū_i = (w_i, b_i), output weights v_i, a_i = σ(ū_i·x̄) and g_i = σ'(ū_i·x̄) at x̄ = (x, 1), and
+let δū_i, δv_i be what it loses when its cluster's mean takes its place. To first order the output changes by
+``Σ_i g_i (δū_i·x̄) v_i + a_i δv_i``. With M = E[x̄ x̄ᵀ] over calibration inputs, and slopes independent of inputs, the two
+terms of neuron i have mean squares ``p_i ‖M^½ δū_i‖²`` and ``s_i ‖δv_i‖²``, p_i = ‖v_i‖² E[g_i²] and s_i = E[a_i²].
+
+*Coordinates* are (√p̄ M^½ ū, √s̄ v) with the means p̄, s̄ over neurons, so that squared distances add the two mean squares
+of the average neuron. *Weights*: neuron i weighs √(½ (p_i/p̄ + s_i/s̄)). **The root was chosen by measurement**, on the
+packaged sample sentences; what follows was written afterwards and makes it plausible, no more. Because residuals of a
+cluster add up to 0, terms linear in them cancel within it, and the leading error is Σ_i g_i (δū_i·x̄) δv_i and
+½ Σ_i v_i σ'' (δū_i·x̄)², which grow with one power of a neuron's sensitivity where squared first-order errors grow with
+two. Centroids are plain means of the clusters: weighted means would not let the linear terms cancel.
+
+That slopes are independent of inputs, and sensitivities alike in a cluster, are approximations; `plain_coordinates` are
+those of the paper.
 """
 
 from __future__ import annotations
@@ -61,6 +60,12 @@ SHRINKAGE = 0.05
 #: The least weight of a neuron relative to an average one: all need a cluster, those silent on calibration inputs too.
 LEAST_WEIGHT = 0.01
 
+Variant = Literal["v0", "v1", "v2", "v3", "v4", "kappa"]
+
+Allocation = Literal["uniform", "inertia"]
+
+Metric = Literal["plain", "data"]
+
 
 class Coordinates(NamedTuple):
     """Neurons as k-means sees them.
@@ -74,71 +79,12 @@ class Coordinates(NamedTuple):
     weights: Float[Array, " m"]
 
 
-def plain_coordinates(block: MLPBlock, input_weight: float) -> Coordinates:
-    """θ_i = [w_i; b_i; v_i], the input part times the root of its weight; all neurons alike."""
-    vectors = neuron_vectors(block)
-    inputs = vectors.shape[1] - block.output_width
-    scales = jnp.concatenate([jnp.full(inputs, input_weight**0.5), jnp.ones(block.output_width)])
-    return Coordinates(vectors * scales.astype(vectors.dtype)[None, :], jnp.ones(block.hidden_width, vectors.dtype))
-
-
-def data_coordinates(block: MLPBlock, x: Float[Array, "N d"], input_weight: float) -> Coordinates:
-    """The coordinates that the module derives, and the weights it describes.
-
-    Args:
-        block: the block, without constants.
-        x: calibration inputs of the block.
-        input_weight: factor on the squared differences of the input part.
-
-    Returns:
-        Points and weights; finite and not all 0, whatever the inputs.
-    """
-    inputs = block.w1.T if block.b1 is None else jnp.concatenate([block.w1.T, block.b1[:, None]], axis=1)
-    extended = x if block.b1 is None else jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
-    through, out = sensitivities(block, x)
-    left = (input_weight * jnp.mean(through)) ** 0.5 * (inputs @ root_of_moments(extended))
-    points = jnp.concatenate([left, jnp.mean(out) ** 0.5 * block.w2], axis=1)
-    weights = jnp.sqrt((_relative(through) + _relative(out)) / 2)
-    return Coordinates(points, jnp.maximum(weights, LEAST_WEIGHT))
-
-
-def sensitivities(block: MLPBlock, x: Float[Array, "N d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """p_i = ‖v_i‖² E[g_i²] and s_i = E[a_i²] over the inputs."""
-    activation, h = get_activation(block.activation), block.preactivation(x)
-    through = jnp.sum(block.w2**2, axis=1) * jnp.mean(activation.derivative(h) ** 2, axis=0)
-    return through, jnp.mean(activation.value(h) ** 2, axis=0)
-
-
-def root_of_moments(x: Float[Array, "N k"]) -> Float[Array, "k k"]:
-    """A root L of the shrunk second moments, L Lᵀ ≈ E[x xᵀ], so that ‖uᵀL‖² is the mean square of u·x."""
-    moments = x.T @ x / x.shape[0]
-    size = moments.shape[0]
-    average = jnp.trace(moments) / size
-    # inputs that are all 0 leave every direction as good as any other
-    average = jnp.where(average > 0, average, 1)
-    shrunk = (1 - SHRINKAGE) * moments + SHRINKAGE * average * jnp.eye(size, dtype=moments.dtype)
-    return jnp.linalg.cholesky(shrunk)
-
-
-def _relative(values: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Values over their mean; 1 if all are 0."""
-    mean = jnp.mean(values)
-    return jnp.where(mean > 0, values / jnp.where(mean > 0, mean, 1), 1)
-
-
-Variant = Literal["v0", "v1", "v2", "v3", "v4", "kappa"]
-
-Allocation = Literal["uniform", "inertia"]
-
-Metric = Literal["plain", "data"]
-
-
 @dataclasses.dataclass(frozen=True)
 class MLPFusion(LayerwiseMethod):
     """Fuse the neurons of each block into `keep_ratio`·m centroids.
 
     Attributes:
-        width: kept fraction of the hidden width.
+        keep_ratio: the kept share of the hidden width.
         variant: what happens to the cluster sizes; see the table of the module.
         kappa: κ in [0, 1] of the variant "kappa".
         num_restarts: k-means restarts.
@@ -245,6 +191,91 @@ class MLPFusion(LayerwiseMethod):
         return data_coordinates(block, workspace.inputs(index), self.input_weight)
 
 
+def fuse(block: MLPBlock, clusters: KMeansResult, variant: Variant, kappa: float = 0.5) -> MLPBlock:
+    """The fused block of a given clustering of the block's `neuron_vectors`.
+
+    Args:
+        block: the original block, without constants.
+        clusters: the clustering.
+        variant: which one of the module's table.
+        kappa: κ, if the variant is "kappa".
+
+    Returns:
+        A block with one neuron per cluster.
+    """
+    centroids = block_of_neurons(clusters.centroids, block)
+    sizes = clusters.counts.astype(block.w1.dtype)
+    if variant == "v0":
+        return centroids
+    if variant == "v2":
+        return centroids.replace(w2=centroids.w2 * sizes[:, None])
+    if variant == "v3":
+        return block_of_neurons(clusters.centroids * jnp.sqrt(sizes)[:, None], block)
+    return _kappa_block(centroids, sizes, {"v1": 0.0, "v4": 1.0}.get(variant, kappa))
+
+
+def _kappa_block(centroids: MLPBlock, sizes: jax.Array, kappa: float) -> MLPBlock:
+    """Constants q = n^{1/(1+κ)}, r = n^{−κ/(1+κ)}; trainable w̃/r, b̃/r and (n/q) ṽ = ṽ/r."""
+    if kappa == 0:
+        return centroids.replace(q=sizes)
+    grown = sizes ** (kappa / (1 + kappa))
+    b1 = None if centroids.b1 is None else centroids.b1 * grown
+    w1, w2 = centroids.w1 * grown[None, :], centroids.w2 * grown[:, None]
+    return centroids.replace(w1=w1, b1=b1, w2=w2, q=sizes / grown, r=1 / grown)
+
+
+def plain_coordinates(block: MLPBlock, input_weight: float) -> Coordinates:
+    """θ_i = [w_i; b_i; v_i], the input part times the root of its weight; all neurons alike."""
+    vectors = neuron_vectors(block)
+    inputs = vectors.shape[1] - block.output_width
+    scales = jnp.concatenate([jnp.full(inputs, input_weight**0.5), jnp.ones(block.output_width)])
+    return Coordinates(vectors * scales.astype(vectors.dtype)[None, :], jnp.ones(block.hidden_width, vectors.dtype))
+
+
+def data_coordinates(block: MLPBlock, x: Float[Array, "N d"], input_weight: float) -> Coordinates:
+    """The coordinates that the module derives, and the weights it describes.
+
+    Args:
+        block: the block, without constants.
+        x: calibration inputs of the block.
+        input_weight: factor on the squared differences of the input part.
+
+    Returns:
+        Points and weights; finite and not all 0, whatever the inputs.
+    """
+    inputs = block.w1.T if block.b1 is None else jnp.concatenate([block.w1.T, block.b1[:, None]], axis=1)
+    extended = x if block.b1 is None else jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+    through, out = sensitivities(block, x)
+    left = (input_weight * jnp.mean(through)) ** 0.5 * (inputs @ root_of_moments(extended))
+    points = jnp.concatenate([left, jnp.mean(out) ** 0.5 * block.w2], axis=1)
+    weights = jnp.sqrt((_relative(through) + _relative(out)) / 2)
+    return Coordinates(points, jnp.maximum(weights, LEAST_WEIGHT))
+
+
+def sensitivities(block: MLPBlock, x: Float[Array, "N d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """p_i = ‖v_i‖² E[g_i²] and s_i = E[a_i²] over the inputs."""
+    activation, h = get_activation(block.activation), block.preactivation(x)
+    through = jnp.sum(block.w2**2, axis=1) * jnp.mean(activation.derivative(h) ** 2, axis=0)
+    return through, jnp.mean(activation.value(h) ** 2, axis=0)
+
+
+def root_of_moments(x: Float[Array, "N k"]) -> Float[Array, "k k"]:
+    """A root L of the shrunk second moments, L Lᵀ ≈ E[x xᵀ], so that ‖uᵀL‖² is the mean square of u·x."""
+    moments = x.T @ x / x.shape[0]
+    size = moments.shape[0]
+    average = jnp.trace(moments) / size
+    # inputs that are all 0 leave every direction as good as any other
+    average = jnp.where(average > 0, average, 1)
+    shrunk = (1 - SHRINKAGE) * moments + SHRINKAGE * average * jnp.eye(size, dtype=moments.dtype)
+    return jnp.linalg.cholesky(shrunk)
+
+
+def _relative(values: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Values over their mean; 1 if all are 0."""
+    mean = jnp.mean(values)
+    return jnp.where(mean > 0, values / jnp.where(mean > 0, mean, 1), 1)
+
+
 def share_budget(coordinates: Sequence[Coordinates], counts: Sequence[int], keys: Sequence[jax.Array]) -> list[int]:
     """As many clusters in all, shared so that the sum of inertias is small.
 
@@ -296,36 +327,3 @@ def _details(block: MLPBlock, clusters: KMeansResult) -> dict[str, float]:
     vectors = neuron_vectors(block)
     spread, inertia = float(_spread(vectors, jnp.ones(vectors.shape[0], vectors.dtype))), float(clusters.inertia)
     return {"inertia": inertia, "inertia_ratio": inertia / spread if spread else 0.0}
-
-
-def fuse(block: MLPBlock, clusters: KMeansResult, variant: Variant, kappa: float = 0.5) -> MLPBlock:
-    """The fused block of a given clustering of the block's `neuron_vectors`.
-
-    Args:
-        block: the original block, without constants.
-        clusters: the clustering.
-        variant: which one of the module's table.
-        kappa: κ, if the variant is "kappa".
-
-    Returns:
-        A block with one neuron per cluster.
-    """
-    centroids = block_of_neurons(clusters.centroids, block)
-    sizes = clusters.counts.astype(block.w1.dtype)
-    if variant == "v0":
-        return centroids
-    if variant == "v2":
-        return centroids.replace(w2=centroids.w2 * sizes[:, None])
-    if variant == "v3":
-        return block_of_neurons(clusters.centroids * jnp.sqrt(sizes)[:, None], block)
-    return _kappa_block(centroids, sizes, {"v1": 0.0, "v4": 1.0}.get(variant, kappa))
-
-
-def _kappa_block(centroids: MLPBlock, sizes: jax.Array, kappa: float) -> MLPBlock:
-    """Constants q = n^{1/(1+κ)}, r = n^{−κ/(1+κ)}; trainable w̃/r, b̃/r and (n/q) ṽ = ṽ/r."""
-    if kappa == 0:
-        return centroids.replace(q=sizes)
-    grown = sizes ** (kappa / (1 + kappa))
-    b1 = None if centroids.b1 is None else centroids.b1 * grown
-    w1, w2 = centroids.w1 * grown[None, :], centroids.w2 * grown[:, None]
-    return centroids.replace(w1=w1, b1=b1, w2=w2, q=sizes / grown, r=1 / grown)

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import block_of_neurons, neuron_vectors
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
@@ -57,7 +58,7 @@ class MMDPoints(LayerwiseMethod):
     once and stays as it is.
 
     Attributes:
-        width: kept fraction of the hidden width; at 1 the block is returned as it is.
+        keep_ratio: the kept share of the hidden width; at 1 the block is returned as it is.
         steps: steps of AdamW.
         learning_rate: of AdamW.
         scale_b2: multiply the output bias by √(m/c) too (at a quarter of the width: double it), as the published

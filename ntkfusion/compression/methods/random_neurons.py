@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import select_neurons
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 
@@ -19,7 +20,7 @@ class RandomNeurons(LayerwiseMethod):
     """Keep a uniformly random subset of c neurons.
 
     Attributes:
-        width: kept fraction of the hidden width.
+        keep_ratio: the kept share of the hidden width.
         rescale: put the constant q = m/c behind the activation, which makes the output and the sign kernel unbiased
             (every neuron stands for m/c of them); otherwise keep the neurons as they are.
     """

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import block_of_neurons, largest, neuron_vectors, weight_products
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
@@ -23,7 +24,7 @@ class Sketch(LayerwiseMethod):
     The sketch is unbiased for linear σ only.
 
     Attributes:
-        width: kept fraction of the hidden width.
+        keep_ratio: the kept share of the hidden width.
         top_k: fraction of the c kept neurons that are taken over unchanged; 0 sketches everything.
     """
 

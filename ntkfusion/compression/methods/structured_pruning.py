@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
+from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.neurons import largest, select_neurons, weight_products
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 
@@ -19,7 +20,7 @@ class StructuredPruning(LayerwiseMethod):
     outputs of others.
 
     Attributes:
-        width: kept fraction of the hidden width.
+        keep_ratio: the kept share of the hidden width.
     """
 
     def compress_block(self, block: MLPBlock, index: int, workspace: Workspace) -> tuple[Block, Mapping[str, float]]:

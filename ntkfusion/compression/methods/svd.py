@@ -1,16 +1,14 @@
-"""Truncated singular value decomposition of both weight matrices, matched by the number of parameters.
+"""Singular value decompositions of both weight matrices at equal parameters: plain, weighted and whitened.
 
-Row-weighted singular value decompositions: FWSVD (Fisher) and the sparsity-aware one of LPAF.
+All truncate at one rank; they differ in the norm in which the result is closest to the original.
 
-A row, in PyTorch's layout, is one output neuron of a matrix: a column of W [in, out] here. With one importance I_i ≥ 0
-per output and D = diag(√I), both minimise ‖(W − M) D‖_F over M of rank k.
-
-Sources: Hsu et al. 2022, "Language model compression with weighted low-rank factorization" (arXiv 2207.00112). LPAF
-(low-rank prune-and-factorise) is reconstructed from its abstract: what its row importance is, is not verified.
-
-Whitened singular value decomposition: the best low rank for the inputs that a matrix really gets.
-
-Source: Chen et al. 2021, "DRONE: Data-aware low-rank compression for large NLP models" (also: activation-aware SVD).
+* Plain: ‖W − M‖_F.
+* Weighted: a row, in PyTorch's layout, is one output neuron of a matrix: a column of W [in, out] here. With one
+  importance I_i ≥ 0 per output and D = diag(√I), ‖(W − M) D‖_F over M of rank k. Hsu et al. 2022, "Language model
+  compression with weighted low-rank factorization" (arXiv 2207.00112), with Fisher information (FWSVD); LPAF (low-rank
+  prune-and-factorise) is reconstructed from its abstract: what its row importance is, is not verified.
+* Whitened: for the inputs that a matrix really gets. Chen et al. 2021, "DRONE: Data-aware low-rank compression for
+  large NLP models" (also: activation-aware SVD).
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.compression import importance as importances
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
-from ntkfusion.compression.neurons import mask_of_largest
+from ntkfusion.compression.contract import LayerwiseMethod
+from ntkfusion.compression.neurons import Importance, by_output, first_order, fisher, l1, mask_of_largest
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
@@ -135,10 +133,10 @@ Weighting = Literal["fisher", "l1", "first-order", "survivors"]
 
 Pruning = Literal["first-order", "l1"]
 
-_SCORES: dict[str, importances.Importance] = {
-    "fisher": importances.fisher,
-    "l1": importances.l1,
-    "first-order": importances.first_order,
+_SCORES: dict[str, Importance] = {
+    "fisher": fisher,
+    "l1": l1,
+    "first-order": first_order,
 }
 
 
@@ -153,7 +151,7 @@ class WeightedSVD(LowRankMethod):
     Attributes:
         keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         split: as for `LowRankMethod`.
-        importance: what is added up over the entries of an output: one of the scores of `compression.importance`, or
+        importance: what is added up over the entries of an output: one of the scores of `compression.neurons`, or
             "survivors", the number of entries that pruning left.
         prune: score by which each matrix is pruned, entry by entry, before it is factorised; None leaves it whole.
             Scores of removed entries do not count.
@@ -218,7 +216,7 @@ class WeightedSVD(LowRankMethod):
         else:
             scores = _SCORES[self.importance](block, index, workspace)
             scores = scores if self.prune is None else {name: scores[name] * left[name] for name in scores}
-        return {name: weighted_basis(array, importances.by_output(scores[name])) for name, array in weights.items()}
+        return {name: weighted_basis(array, by_output(scores[name])) for name, array in weights.items()}
 
 
 def weighted_basis(

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from ntkfusion.compression import importance
-from ntkfusion.compression.contract import LayerwiseMethod, Workspace
-from ntkfusion.compression.neurons import mask_of_largest, pruned_block, surviving_weights
+from ntkfusion.compression.contract import LayerwiseMethod
+from ntkfusion.compression.neurons import Importance, first_order, l1, mask_of_largest, pruned_block, surviving_weights
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
@@ -20,7 +20,7 @@ Score = Literal["magnitude", "first-order"]
 
 Scope = Literal["matrix", "block"]
 
-_SCORES: dict[str, importance.Importance] = {"magnitude": importance.l1, "first-order": importance.first_order}
+_SCORES: dict[str, Importance] = {"magnitude": l1, "first-order": first_order}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WeightPruning(LayerwiseMethod):
     Attributes:
         keep_ratio: the kept share of neurons of the dense block whose parameter count is matched.
         score: "magnitude" |w|, or "first-order" |w| √Fisher, the root mean square of the Taylor score |w ∂L/∂w| over
-            examples; see `compression.importance.first_order` for where the gradients come from. Movement pruning,
+            examples; see `compression.neurons.first_order` for where the gradients come from. Movement pruning,
             whose scores add up while a network is trained, is not this.
         scope: "matrix" keeps the same fraction of W1 and of W2; "block" has one threshold for both.
     """

@@ -11,21 +11,20 @@ The choice of e is piecewise constant, no gradient flows through it. So for a pa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.kernels.block.terms import Outer, Outputs, Term, Terms, evaluate
+from ntkfusion.kernels.block.terms import Outer, Outputs, Parts, Term, Terms, evaluate, outputs_shape
 from ntkfusion.kernels.kinds import Kind
-from ntkfusion.kernels.tiles import Parts
+from ntkfusion.models.blocks.base import BlockBase
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.utils.pytrees import pytree
 
 
 @pytree
-class Routing:
+class ExampleRouting:
     """Where n examples go: the chosen expert, its weight p_e, and all probabilities."""
 
     chosen: Int[Array, " n"]
@@ -33,20 +32,20 @@ class Routing:
     p: Float[Array, "n E"]
 
 
-def routing(block: MixtureBlock, x: Float[Array, "n d"]) -> Routing:
+def routing(block: MixtureBlock, x: Float[Array, "n d"]) -> ExampleRouting:
     """Where the examples `x` go."""
     chosen, p = block.route(x)
-    return Routing(chosen, jnp.take_along_axis(p, chosen[:, None], axis=1)[:, 0], p)
+    return ExampleRouting(chosen, jnp.take_along_axis(p, chosen[:, None], axis=1)[:, 0], p)
 
 
-def departure(routes: Routing) -> Float[Array, "n E"]:
+def departure(routes: ExampleRouting) -> Float[Array, "n E"]:
     """1_e − p; 1 − p_e as the sum of the others, which does not cancel when the router is sure."""
     here = jax.nn.one_hot(routes.chosen, routes.p.shape[1], dtype=routes.p.dtype)
     others = routes.p * (1 - here)
     return here * jnp.sum(others, axis=1, keepdims=True) - others
 
 
-def departure_sign(routes: Routing) -> Float[Array, "n E"]:
+def departure_sign(routes: ExampleRouting) -> Float[Array, "n E"]:
     """The exact sign of 1_e − p, also where a probability underflows; a lone expert has p = 1 and sign 0."""
     experts = routes.p.shape[1]
     here = jax.nn.one_hot(routes.chosen, experts, dtype=routes.p.dtype)
@@ -76,11 +75,11 @@ def parts(
 
     Nothing of size [n, E, ...] lives; the cost is that of E kernels of one expert on all pairs.
     """
-    pairs, o = (x.shape[0], z.shape[0]), block.output_width
-    shape = pairs + {"trace": (), "diagonal": (o,), "full": (o, o)}[outputs]
+    pairs = (x.shape[0], z.shape[0])
+    shape = pairs + outputs_shape(outputs, block.output_width)
     left, right = routing(block, x), routing(block, z)
 
-    def add(totals: Parts, numbered: tuple[Any, Int[Array, ""]]) -> tuple[Parts, None]:
+    def add(totals: Parts, numbered: tuple[BlockBase, Int[Array, ""]]) -> tuple[Parts, None]:
         expert, index = numbered
         weight = jnp.where(left.chosen == index, left.weight, 0)
         # the weight is a factor of the gradient, its sign is 1

@@ -1,29 +1,28 @@
-"""The program behind `sequence_kernel`: the factors of every gradient, and their kernel by the cheaper form.
-
-Kernels of scalar readouts of whole sequences, through one block whose tokens are joined by output cotangents.
+"""Kernels of scalar readouts of whole sequences, through one block whose tokens are joined by output cotangents.
 
 For ``F_c(x_1 … x_T)`` with ``γ_tc = ∂F_c/∂y_t`` the gradient of every parameter is a sum over tokens of outer products
 ``Σ_t u_t w_tcᵀ``: for a dense block ``a_t γ_tcᵀ`` (w2) and ``x_t δ_tcᵀ`` (w1) with ``δ_tc = g_t ∘ (W2 γ_tc)``, and for
 biases ``Σ_t γ_tc`` and ``Σ_t δ_tc``. The SGD kernel ``Σ_ts (u_t·u'_s)(w_tc·w'_sd)`` is an elementwise product of two
-Gram matrices of tokens. The sign of a sum over tokens does not factor, so the sign kernel needs the gradients: a few
-rows of them at a time, of all examples.
+Gram matrices of tokens, or a product of the gradients themselves: whichever takes fewer multiplications. The sign of a
+sum over tokens does not factor, so the sign kernel needs the gradients: a few rows of them at a time, of all examples.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache, partial
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block.program import PRODUCT_FORMS
-from ntkfusion.kernels.estimate import Estimate, check_result, largest_that_fits, program_bytes
+from ntkfusion.kernels.block import dense, factorized, gated
+from ntkfusion.kernels.block.program import PRODUCT_BLOCKS
+from ntkfusion.kernels.block.terms import Parts
+from ntkfusion.kernels.estimate import Estimate, Shaped, check_result, largest_that_fits, program_bytes
 from ntkfusion.kernels.kinds import Kind, check_kind
-from ntkfusion.kernels.tiles import Parts
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.gated import GatedBlock
@@ -32,36 +31,199 @@ from ntkfusion.utils.memory import memory_limit as limit_in_bytes
 #: Numbers that a chunk of gradients, or of Gram matrices of tokens, may hold.
 CHUNK = 2**25
 
+#: Beside result and factors, what the program takes at most: a few arrays of `CHUNK` numbers in float64.
+WORKSPACE = 2**30
+
 #: The two factors of a parameter's gradient; biases have no first one.
-Factors = tuple[Float[Array, "N T p"] | None, Float[Array, "N T C q"]]
+Factors: TypeAlias = tuple[Float[Array, "N T p"] | None, Float[Array, "N T C q"]]
+
+#: Shapes without the number of sequences, and types, of both arrays of a side.
+Form: TypeAlias = tuple[tuple[tuple[int, ...], jnp.dtype], ...]
 
 
-def gradient_factors(block: Block, x: Float[Array, "N T d"], cotangents: Float[Array, "N T C o"]) -> dict[str, Factors]:
-    """The factors u, w of every parameter's gradient ``Σ_t u_t w_tcᵀ``."""
-    rows = PRODUCT_FORMS[type(block)].left_features(block, x.reshape(-1, x.shape[2]))
+class Sequences(NamedTuple):
+    """One side of a kernel, or its shapes: what enters the block at every token, and the readouts' cotangents."""
 
-    def tokens(feature: Float[Array, "n p"]) -> Float[Array, "N T p"]:
-        return feature.reshape(*x.shape[:2], -1)
+    x: Shaped
+    cotangents: Shaped
 
-    back = cotangents @ rows.v.T
 
-    def delta(slopes: Float[Array, "n m"]) -> Float[Array, "N T C m"]:
-        return tokens(slopes)[:, :, None, :] * back
+def sequence_kernel(
+    block: Block,
+    x: Float[Array, "N T d"],
+    cotangents: Float[Array, "N T C o"],
+    z: Float[Array, "M S d"] | None = None,
+    z_cotangents: Float[Array, "M S C o"] | None = None,
+    *,
+    kind: Kind = "sgd",
+    by_parameter: bool = False,
+    memory_limit: int | str | None = None,
+) -> Float[Array, "N M C C"] | Parts:
+    """The exact kernel of C scalar readouts per sequence with respect to one block's parameters.
 
-    a = tokens(rows.a)
-    if isinstance(block, MLPBlock):
-        found = {"w1": (x, delta(rows.g)), "b1": (None, delta(rows.g)), "w2": (a, cotangents)}
-    elif isinstance(block, GatedBlock):
-        gate, up = delta(rows.gate), delta(rows.up)
-        found = {"gate": (x, gate), "gate_bias": (None, gate), "up": (x, up), "up_bias": (None, up)}
-        found["w2"] = (a, cotangents)
-    else:
-        assert isinstance(block, FactorizedBlock)
-        signal = delta(rows.g)
-        found = {"left1": (x, signal @ block.right1.T), "right1": (tokens(rows.p), signal), "b1": (None, signal)}
-        found |= {"left2": (a, cotangents @ block.right2.T), "right2": (tokens(rows.c), cotangents)}
-    found["b2"] = (None, cotangents)
-    return {name: found[name] for name in block.parameters()}
+    SGD: ``⟨∇F_c(x), ∇F_d(z)⟩``. Sign: ``⟨∇F_c(x), sgn ∇F_d(z)⟩``. Padding tokens have cotangents of 0 and add nothing.
+    Signs are those of computed sums over tokens, in the precision of the inputs.
+
+    Args:
+        block: a dense, factorised or gated block; all tokens pass through it.
+        x: what enters the block at each token of the evaluated sequences.
+        cotangents: ∂F_c/∂y_t, the gradients of the readouts with respect to the block's output at each token.
+        z: the same of the training sequences; by default `x`.
+        z_cotangents: cotangents that belong to `z`.
+        kind: "sgd" or "sign".
+        by_parameter: return {parameter name: kernel}; the kernels add up to the whole.
+        memory_limit: bytes, or a text such as "8GiB"; by default a safe share of what the machine has. Sequences are
+            taken in chunks that fit; the result changes by rounding only.
+
+    Returns:
+        [N, M, C, C], or a dictionary of such arrays.
+
+    Raises:
+        InputError: for inputs that do not fit the block or each other, a mixture of experts, an unknown kind, or if not
+            even two sequences fit into the memory limit.
+
+    >>> import jax.numpy as jnp
+    >>> from ntkfusion.models.blocks.dense import MLPBlock
+    >>> block = MLPBlock(jnp.eye(2), None, jnp.ones((2, 1)), None, activation="relu")
+    >>> tokens, readout = jnp.array([[[1.0, 2.0], [3.0, 0.0]]]), jnp.ones((1, 2, 1, 1))
+    >>> sequence_kernel(block, tokens, readout)   # |(4, 2)|² + |(4, 2)|² + |(1, 2)|², the last from neuron 2
+    Array([[[[45.]]]], dtype=float32)
+    """
+    check_kind(kind)
+    left, right = _checked_sides(block, x, cotangents, z, z_cotangents)
+    chunk = _estimate(block, left, right, kind, memory_limit, exactly=False).chunk
+    with jax.default_matmul_precision("highest"):
+        parts = _in_chunks(block, left, right, kind, chunk)
+    return parts if by_parameter else sum(parts.values())  # pyright: ignore[reportReturnType]
+
+
+def estimate_sequence_kernel(
+    block: Block,
+    x: Shaped,
+    cotangents: Shaped,
+    z: Shaped | None = None,
+    z_cotangents: Shaped | None = None,
+    *,
+    kind: Kind = "sgd",
+    memory_limit: int | str | None = None,
+) -> Estimate:
+    """The memory that `sequence_kernel` takes with the same arguments, by compiling its program; nothing runs.
+
+    Args:
+        block: as there, or its shapes.
+        x: as there, or its shape (`jax.ShapeDtypeStruct`).
+        cotangents: likewise.
+        z: likewise.
+        z_cotangents: likewise.
+        kind: as there.
+        memory_limit: as there.
+
+    Returns:
+        The estimate; `chunk` is the number of sequences that are taken at a time.
+
+    Raises:
+        InputError: as `sequence_kernel`.
+    """
+    check_kind(kind)
+    left, right = _checked_sides(block, x, cotangents, z, z_cotangents)
+    return _estimate(block, left, right, kind, memory_limit, exactly=True)
+
+
+def _checked_sides(
+    block: Block, x: Shaped, cotangents: Shaped, z: Shaped | None, z_cotangents: Shaped | None
+) -> tuple[Sequences, Sequences | None]:
+    """Both sides of a kernel, None for a second one that is the first."""
+    if not isinstance(block, PRODUCT_BLOCKS):
+        known = ", ".join(form.__name__ for form in PRODUCT_BLOCKS)
+        raise InputError(f"sequence kernels exist for {known}; got a {type(block).__name__}")
+    if (z is None) != (z_cotangents is None):
+        raise InputError("z and z_cotangents belong together: give both or neither")
+    _check(block, "x", x, "cotangents", cotangents)
+    if z is None or z_cotangents is None:
+        return Sequences(x, cotangents), None
+    _check(block, "z", z, "z_cotangents", z_cotangents)
+    return Sequences(x, cotangents), Sequences(z, z_cotangents)
+
+
+def _check(block: Block, name: str, x: Shaped, cotangents_name: str, cotangents: Shaped) -> None:
+    if x.ndim != 3 or x.shape[2] != block.model_width or 0 in x.shape:
+        raise InputError(f"{name} must be [sequences, tokens, {block.model_width}], got shape {x.shape}")
+    expected = (*x.shape[:2], "readouts", block.output_width)
+    if cotangents.ndim != 4 or cotangents.shape[:2] != x.shape[:2] or cotangents.shape[3] != block.output_width:
+        raise InputError(f"{cotangents_name} must be {list(expected)}, got shape {cotangents.shape}")
+
+
+def _estimate(
+    block: Block,
+    left: Sequences,
+    right: Sequences | None,
+    kind: Kind,
+    memory_limit: int | str | None,
+    *,
+    exactly: bool,
+) -> Estimate:
+    """The largest chunk that fits, and the memory that goes with it."""
+    (count, _, outputs, _), (others, _, other_outputs, _) = left.cotangents.shape, (right or left).cotangents.shape
+    limit, most = limit_in_bytes(memory_limit), max(count, others)
+    returned = count * others * outputs * other_outputs * left.x.dtype.itemsize
+    result = 2 * len(block.parameters()) * returned  # all parts are kept, and joined
+    check_result(result, limit, math.isqrt(limit * count * others // result), "sequences")
+    factors = max(_factor_bytes(block, side.cotangents, most) for side in (left, right) if side is not None)
+    if not exactly and memory_limit is None and result + factors + WORKSPACE <= limit:
+        return Estimate(limit, returned, most, limit)
+    forms = tuple(None if side is None else _form(side) for side in (left, right))
+    advice = "raise memory_limit or shorten the sequences"
+
+    def needs(chunk: int) -> int:
+        alone = right is None and chunk >= most
+        return result + _program_bytes(layout(block), forms, kind, chunk, alone)
+
+    chunk, peak = largest_that_fits(needs, most, limit, advice)
+    return Estimate(peak, returned, chunk, limit)
+
+
+def _form(side: Sequences) -> Form:
+    return tuple((array.shape[1:], array.dtype) for array in side)
+
+
+def _factor_bytes(block: Block, cotangents: Shaped, most: int) -> int:
+    """More than the factors of all parameters of `most` sequences on both sides take."""
+    per_token = 4 * (cotangents.shape[2] + 1) * (block.hidden_width + block.output_width + block.model_width)
+    return 4 * most * cotangents.shape[1] * per_token * cotangents.dtype.itemsize
+
+
+@lru_cache(maxsize=256)
+def _program_bytes(block: Block, forms: tuple[Form | None, ...], kind: Kind, chunk: int, alone: bool) -> int:
+    """What the program for chunks of that many sequences allocates; `alone` if both sides are the same chunk."""
+    left, right = (
+        (None, None) if form is None else tuple(jax.ShapeDtypeStruct((chunk, *shape), dtype) for shape, dtype in form)
+        for form in forms
+    )
+    if not alone and forms[1] is None:
+        right = left
+    with jax.default_matmul_precision("highest"):
+        return program_bytes(sequence_program.lower(block, *left, *right, kind=kind).compile())
+
+
+def _in_chunks(block: Block, left: Sequences, right: Sequences | None, kind: Kind, chunk: int) -> Parts:
+    """The kernels of all parameters, so many sequences of each side at a time."""
+    other = left if right is None else right
+    count, others = left.x.shape[0], other.x.shape[0]
+    if chunk >= max(count, others):
+        return sequence_program(block, *left, *((None, None) if right is None else right), kind=kind)
+    strips = []
+    for start in range(0, count, chunk):
+        rows = _some(left, start, chunk)
+        tiles = []
+        for column in range(0, others, chunk):
+            columns = _some(other, column, chunk)
+            tiles.append(jax.block_until_ready(sequence_program(block, *rows, *columns, kind=kind)))
+        strips.append(jax.tree.map(lambda *tiles: jnp.concatenate(tiles, axis=1), *tiles))
+    return jax.tree.map(lambda *strips: jnp.concatenate(strips, axis=0), *strips)
+
+
+def _some(side: Sequences, start: int, count: int) -> Sequences:
+    return jax.tree.map(lambda array: array[start : start + count], side)
 
 
 @partial(jax.jit, static_argnames="kind")
@@ -85,6 +247,38 @@ def sequence_program(
         by_tokens = kind == "sgd" and tokens_are_cheaper(u, w, u_right, w_right)
         parts[name] = _through_tokens(u, w, u_right, w_right) if by_tokens else _rows(u, w, u_right, w_right, kind)
     return parts
+
+
+def gradient_factors(block: Block, x: Float[Array, "N T d"], cotangents: Float[Array, "N T C o"]) -> dict[str, Factors]:
+    """The factors u, w of every parameter's gradient ``Σ_t u_t w_tcᵀ``."""
+    flat = x.reshape(-1, x.shape[2])
+
+    def tokens(feature: Float[Array, "n p"]) -> Float[Array, "N T p"]:
+        return feature.reshape(*x.shape[:2], -1)
+
+    def signals(v: Float[Array, "m o"], *slopes: Float[Array, "n m"]) -> list[Float[Array, "N T C m"]]:
+        """What comes back to the neurons, δ_tc, by every kind of slopes."""
+        back = cotangents @ v.T
+        return [tokens(g)[:, :, None, :] * back for g in slopes]
+
+    found: dict[str, Factors]
+    if isinstance(block, MLPBlock):
+        rows = dense.left_features(block, flat)
+        (delta,) = signals(rows.v, rows.g)
+        found = {"w1": (x, delta), "b1": (None, delta), "w2": (tokens(rows.a), cotangents)}
+    elif isinstance(block, GatedBlock):
+        rows = gated.left_features(block, flat)
+        gate, up = signals(rows.v, rows.gate, rows.up)
+        found = {"gate": (x, gate), "gate_bias": (None, gate), "up": (x, up), "up_bias": (None, up)}
+        found["w2"] = (tokens(rows.a), cotangents)
+    else:
+        assert isinstance(block, FactorizedBlock)
+        rows = factorized.left_features(block, flat)
+        (delta,) = signals(rows.v, rows.g)
+        found = {"left1": (x, delta @ block.right1.T), "right1": (tokens(rows.p), delta), "b1": (None, delta)}
+        found |= {"left2": (tokens(rows.a), cotangents @ block.right2.T), "right2": (tokens(rows.c), cotangents)}
+    found["b2"] = (None, cotangents)
+    return {name: found[name] for name in block.parameters()}
 
 
 def tokens_are_cheaper(
@@ -141,164 +335,3 @@ def _rows(
 
     total, _ = jax.lax.scan(add, jnp.zeros((n * c, m * d), w.dtype), (chunks(u), chunks(u_right)))
     return total.reshape(n, c, m, d).transpose(0, 2, 1, 3)
-
-
-def sequence_kernel(
-    block: Block,
-    x: Float[Array, "N T d"],
-    cotangents: Float[Array, "N T C o"],
-    z: Float[Array, "M S d"] | None = None,
-    z_cotangents: Float[Array, "M S C o"] | None = None,
-    *,
-    kind: Kind = "sgd",
-    by_parameter: bool = False,
-    memory_limit: int | str | None = None,
-) -> Float[Array, "N M C C"] | Parts:
-    """The exact kernel of C scalar readouts per sequence with respect to one block's parameters.
-
-    SGD: ``⟨∇F_c(x), ∇F_d(z)⟩``. Sign: ``⟨∇F_c(x), sgn ∇F_d(z)⟩``. Padding tokens have cotangents of 0 and add nothing.
-    Signs are those of computed sums over tokens, in the precision of the inputs.
-
-    Args:
-        block: a dense, factorised or gated block; all tokens pass through it.
-        x: what enters the block at each token of the evaluated sequences.
-        cotangents: ∂F_c/∂y_t, the gradients of the readouts with respect to the block's output at each token.
-        z: the same of the training sequences; by default `x`.
-        z_cotangents: cotangents that belong to `z`.
-        kind: "sgd" or "sign".
-        by_parameter: return {parameter name: kernel}; the kernels add up to the whole.
-        memory_limit: bytes, or a text such as "8GiB"; by default a safe share of what the machine has. Sequences are
-            taken in chunks that fit; the result changes by rounding only.
-
-    Returns:
-        [N, M, C, C], or a dictionary of such arrays.
-
-    Raises:
-        InputError: for inputs that do not fit the block or each other, a mixture of experts, an unknown kind, or if not
-            even two sequences fit into the memory limit.
-
-    >>> import jax.numpy as jnp
-    >>> from ntkfusion.models.blocks.dense import MLPBlock
-    >>> block = MLPBlock(jnp.eye(2), None, jnp.ones((2, 1)), None, activation="relu")
-    >>> tokens, readout = jnp.array([[[1.0, 2.0], [3.0, 0.0]]]), jnp.ones((1, 2, 1, 1))
-    >>> sequence_kernel(block, tokens, readout)   # |(4, 2)|² + |(4, 2)|² + |(1, 2)|², the last from neuron 2
-    Array([[[[45.]]]], dtype=float32)
-    """
-    check_kind(kind)
-    chunk = _plan(block, x, cotangents, z, z_cotangents, kind, memory_limit, exactly=False).chunk
-    with jax.default_matmul_precision("highest"):
-        parts = _in_chunks(block, (x, cotangents), None if z is None else (z, z_cotangents), kind, chunk)
-    return parts if by_parameter else sum(parts.values())  # pyright: ignore[reportReturnType]
-
-
-def estimate_sequence_kernel(
-    block: Block,
-    x: Any,
-    cotangents: Any,
-    z: Any = None,
-    z_cotangents: Any = None,
-    *,
-    kind: Kind = "sgd",
-    memory_limit: int | str | None = None,
-) -> Estimate:
-    """The memory that `sequence_kernel` takes with the same arguments, by compiling its program; nothing runs.
-
-    Args:
-        block: as there, or its shapes.
-        x: as there, or its shape (`jax.ShapeDtypeStruct`).
-        cotangents: likewise.
-        z: likewise.
-        z_cotangents: likewise.
-        kind: as there.
-        memory_limit: as there.
-
-    Returns:
-        The estimate; `chunk` is the number of sequences that are taken at a time.
-
-    Raises:
-        InputError: as `sequence_kernel`.
-    """
-    check_kind(kind)
-    return _plan(block, x, cotangents, z, z_cotangents, kind, memory_limit, exactly=True)
-
-
-def _plan(
-    block: Block,
-    x: Any,
-    cotangents: Any,
-    z: Any,
-    z_cotangents: Any,
-    kind: Kind,
-    memory_limit: int | str | None,
-    *,
-    exactly: bool,
-) -> Estimate:
-    """Check the arguments and find the largest chunk that fits."""
-    if type(block) not in PRODUCT_FORMS:
-        known = ", ".join(form.__name__ for form in PRODUCT_FORMS)
-        raise InputError(f"sequence kernels exist for {known}; got a {type(block).__name__}")
-    if (z is None) != (z_cotangents is None):
-        raise InputError("z and z_cotangents belong together: give both or neither")
-    _check(block, "x", x, "cotangents", cotangents)
-    if z is not None:
-        _check(block, "z", z, "z_cotangents", z_cotangents)
-    others, _, outputs, _ = (cotangents if z is None else z_cotangents).shape
-    limit, most = limit_in_bytes(memory_limit), max(x.shape[0], others)
-    returned = x.shape[0] * others * cotangents.shape[2] * outputs * x.dtype.itemsize
-    result = 2 * len(block.parameters()) * returned  # all parts are kept, and joined
-    check_result(result, limit, math.isqrt(limit * x.shape[0] * others // result), "sequences")
-    factors = max(_factor_bytes(block, side, most) for side in (cotangents, z_cotangents) if side is not None)
-    if not exactly and memory_limit is None and result + factors + WORKSPACE <= limit:
-        return Estimate(limit, returned, most, limit)
-    sides = [None if side is None else (side.shape[1:], side.dtype) for side in (x, cotangents, z, z_cotangents)]
-    advice = "raise memory_limit or shorten the sequences"
-
-    def needs(chunk: int) -> int:
-        alone = z is None and chunk >= most
-        return result + _program_bytes(layout(block), tuple(sides), kind, chunk, alone)
-
-    chunk, peak = largest_that_fits(needs, most, limit, advice)
-    return Estimate(peak, returned, chunk, limit)
-
-
-#: Beside result and factors, what the program takes at most: a few arrays of `CHUNK` numbers in float64.
-WORKSPACE = 2**30
-
-
-def _factor_bytes(block: Block, cotangents: Any, most: int) -> int:
-    """More than the factors of all parameters of `most` sequences on both sides take."""
-    per_token = 4 * (cotangents.shape[2] + 1) * (block.hidden_width + block.output_width + block.model_width)
-    return 4 * most * cotangents.shape[1] * per_token * cotangents.dtype.itemsize
-
-
-@lru_cache(maxsize=256)
-def _program_bytes(block: Any, sides: tuple[Any, ...], kind: Kind, chunk: int, alone: bool) -> int:
-    shapes = [None if side is None else jax.ShapeDtypeStruct((chunk, *side[0]), side[1]) for side in sides]
-    if not alone and shapes[2] is None:
-        shapes[2:] = shapes[:2]
-    with jax.default_matmul_precision("highest"):
-        return program_bytes(sequence_program.lower(block, *shapes, kind=kind).compile())
-
-
-def _in_chunks(block: Block, x: tuple[Any, Any], z: tuple[Any, Any] | None, kind: Kind, chunk: int) -> Parts:
-    """The kernels of all parameters, so many sequences of each side at a time."""
-    count, others = x[0].shape[0], (x if z is None else z)[0].shape[0]
-    if chunk >= max(count, others):
-        return sequence_program(block, *x, *((None, None) if z is None else z), kind=kind)
-    rows = []
-    for start in range(0, count, chunk):
-        some = [side[start : start + chunk] for side in x]
-        columns = []
-        for other in range(0, others, chunk):
-            right = [side[other : other + chunk] for side in (x if z is None else z)]
-            columns.append(jax.block_until_ready(sequence_program(block, *some, *right, kind=kind)))
-        rows.append(jax.tree.map(lambda *tiles: jnp.concatenate(tiles, axis=1), *columns))
-    return jax.tree.map(lambda *strips: jnp.concatenate(strips, axis=0), *rows)
-
-
-def _check(block: Block, name: str, x: Any, cotangents_name: str, cotangents: Any) -> None:
-    if x.ndim != 3 or x.shape[2] != block.model_width or 0 in x.shape:
-        raise InputError(f"{name} must be [sequences, tokens, {block.model_width}], got shape {x.shape}")
-    expected = (*x.shape[:2], "readouts", block.output_width)
-    if cotangents.ndim != 4 or cotangents.shape[:2] != x.shape[:2] or cotangents.shape[3] != block.output_width:
-        raise InputError(f"{cotangents_name} must be {list(expected)}, got shape {cotangents.shape}")

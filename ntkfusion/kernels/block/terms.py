@@ -14,10 +14,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ntkfusion.kernels.tiles import Parts
-
 #: What is kept of the o×o matrix of a pair: the mean of its diagonal, its diagonal, or all of it.
 Outputs = Literal["trace", "diagonal", "full"]
+
+#: Name of a parameter → its kernel, or its part of one.
+Parts: TypeAlias = dict[str, Array]
+
+
+def outputs_shape(outputs: Outputs, output_width: int) -> tuple[int, ...]:
+    """The axes that stand behind those of the two examples.
+
+    >>> outputs_shape("trace", 3), outputs_shape("diagonal", 3), outputs_shape("full", 3)
+    ((), (3,), (3, 3))
+    """
+    return (output_width,) * {"trace": 0, "diagonal": 1, "full": 2}[outputs]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

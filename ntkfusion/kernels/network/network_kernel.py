@@ -10,31 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.kinds import Kind, check_kind
-from ntkfusion.kernels.network.plan import AllFactors, Plan, make_plan, remembered
-from ntkfusion.kernels.network.problem import NetworkFunction, Problem
+from ntkfusion.kernels.network.plan import AllFactors, NetworkPlan, make_plan, remembered
+from ntkfusion.kernels.network.problem import NetworkFunction, NetworkProblem, NetworkRequest
 from ntkfusion.utils.devices import EVERYWHERE, by_rows, cropped, device_limit, num_shares, placed
 from ntkfusion.utils.memory import memory_limit as limit_in_bytes
-from ntkfusion.utils.parameter_paths import Select, hashable
+from ntkfusion.utils.parameter_paths import Select
 
-#: A kernel while it is made: axes [devices, rows of each, devices, columns of each, C, C].
-Laid = Float[Array, "D B E G C C"]
+#: A kernel as it is filled in: axes [devices, rows of each, devices, columns of each, C, C].
+Tiled: TypeAlias = Float[Array, "D B E G C C"]
 
 
 def network_kernel(
     f: NetworkFunction,
-    params: Any,
-    x: Any,
-    z: Any = None,
+    params: PyTree,
+    x: PyTree,
+    z: PyTree = None,
     *,
     kind: Kind = "sgd",
     select: Select | None = None,
@@ -47,8 +47,8 @@ def network_kernel(
     SGD: ``K(x, z)[c, d] = ⟨∇f_c(x), ∇f_d(z)⟩``. Sign: ``⟨∇f_c(x), sgn ∇f_d(z)⟩`` with z the training example. Sums over
     all selected parameters; not divided by anything.
 
-    As for `jax.jit`, programs are compiled once for an f and its shapes, so f must be pure: what it closes over is
-    fixed at the first call. It runs on concrete arrays only, not inside `jax.jit`.
+    As for `jax.jit`, programs are compiled once for an f and its shapes, so f must be pure: what it closes over
+    stays as it was at the first call. It runs on concrete arrays only, not inside `jax.jit`.
 
     Args:
         f: the function, of the parameters and one example without batch axis.
@@ -72,11 +72,15 @@ def network_kernel(
         InputError: if nothing is selected, f does not return a vector, examples differ in number or shape, the kind is
             unknown, or not even one example fits into the memory limit.
     """
-    plan = _plan(f, params, x, z, kind, select, groups, memory_limit, mesh)
-    leaves = placed(jax.tree.leaves(params), mesh, EVERYWHERE)
+    plan = _plan(
+        NetworkRequest(
+            f=f, params=params, x=x, z=z, kind=kind, select=select, groups=groups, memory_limit=memory_limit, mesh=mesh
+        )
+    )
+    flat = placed(jax.tree.leaves(params), mesh, EVERYWHERE)
     n, m = plan.problem.shape[:2]
     kernels = {name: _zeros(plan) for name in plan.problem.group_names}
-    for rows, columns, left, right in _pairs_of_chunks(plan, leaves, x, z):
+    for rows, columns, left, right in _pairs_of_chunks(plan, flat, x, z):
         for group, tile in plan.tiles(left, right).items():
             kernels[group] = _put(kernels[group], tile, rows, columns)
             if plan.mirrored and rows != columns:
@@ -88,9 +92,9 @@ def network_kernel(
 
 def estimate_network_kernel(
     f: NetworkFunction,
-    params: Any,
-    x: Any,
-    z: Any = None,
+    params: PyTree,
+    x: PyTree,
+    z: PyTree = None,
     *,
     kind: Kind = "sgd",
     select: Select | None = None,
@@ -117,53 +121,38 @@ def estimate_network_kernel(
     Raises:
         InputError: as `network_kernel`.
     """
-    return _plan(f, params, x, z, kind, select, groups, memory_limit, mesh).estimate
+    return _plan(
+        NetworkRequest(
+            f=f, params=params, x=x, z=z, kind=kind, select=select, groups=groups, memory_limit=memory_limit, mesh=mesh
+        )
+    ).estimate
 
 
-def _plan(
-    f: NetworkFunction,
-    params: Any,
-    x: Any,
-    z: Any,
-    kind: Kind,
-    select: Select | None,
-    groups: Mapping[str, Select] | None,
-    memory_limit: int | str | None,
-    mesh: Mesh | None,
-) -> Plan:
-    check_kind(kind)
-    limit = device_limit(limit_in_bytes(memory_limit), mesh)
+def _plan(request: NetworkRequest) -> NetworkPlan:
+    """The plan of an earlier request like this one, or a new one."""
+    check_kind(request.kind)
+    limit = device_limit(limit_in_bytes(request.memory_limit), request.mesh)
 
-    def make() -> Plan:
-        with jax.default_matmul_precision("highest"):  # f's own products too, which are fixed when it is traced
-            problem = Problem.of(f, params, x, z, select, groups)
-        return make_plan(problem, kind, mesh, z_is_x=z is None, limit=limit)
+    def make() -> NetworkPlan:
+        with jax.default_matmul_precision("highest"):  # f's own products too, whose precision is that of its tracing
+            problem = NetworkProblem.of(request)
+        return make_plan(problem, request.kind, request.mesh, z_is_x=request.z is None, limit=limit)
 
-    leaves, structure = jax.tree.flatten((params, x, z))
-    shapes = tuple(_kind_of_array(leaf) for leaf in leaves)
-    grouped = None if groups is None else tuple((name, hashable(group)) for name, group in groups.items())
-    settings = tuple(getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device"))
-    key = (f, structure, shapes, kind, hashable(select), grouped, memory_limit, mesh, settings)
-    return remembered(key, make, limit)
-
-
-def _kind_of_array(leaf: Any) -> tuple[Any, ...]:
-    """All of an array that a program depends on."""
-    return jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", isinstance(leaf, (int, float)))
+    return remembered(request.key(), make, limit)
 
 
 def _pairs_of_chunks(
-    plan: Plan, leaves: list[Array], x: Any, z: Any
+    plan: NetworkPlan, params: list[Array], x: PyTree, z: PyTree
 ) -> Iterator[tuple[int, int, AllFactors, AllFactors]]:
     """First rows and columns (of each device) with the factors; of a symmetric kernel each unordered pair once."""
     devices, (n, m) = num_shares(plan.mesh), plan.problem.shape[:2]
     for row in _starts(-(-n // devices), plan.chunk):
-        left = _factors(plan, leaves, x, n, row)
+        left = _factors(plan, params, x, n, row)
         for column in _starts(-(-m // devices), plan.chunk):
             if plan.mirrored and column > row:
                 break
             same = z is None and column == row
-            yield row, column, left, left if same else _factors(plan, leaves, x if z is None else z, m, column)
+            yield row, column, left, left if same else _factors(plan, params, x if z is None else z, m, column)
 
 
 def _starts(count: int, chunk: int) -> list[int]:
@@ -173,16 +162,16 @@ def _starts(count: int, chunk: int) -> list[int]:
     return [min(start, count - chunk) for start in range(0, count, chunk)]
 
 
-def _factors(plan: Plan, leaves: list[Array], examples: Any, count: int, start: int) -> AllFactors:
+def _factors(plan: NetworkPlan, params: list[Array], examples: PyTree, count: int, start: int) -> AllFactors:
     """The factors of a chunk: examples start … start + chunk of every device; beyond the end the last is repeated."""
     devices = num_shares(plan.mesh)
     first = np.arange(devices)[:, None] * -(-count // devices)
     which = np.minimum(first + start + np.arange(plan.chunk)[None, :], count - 1).reshape(-1)
-    some = jax.tree.map(lambda leaf: leaf[which], examples)
-    return plan.factor_program(leaves, placed(jax.tree.map(jnp.asarray, some), plan.mesh, by_rows(plan.mesh)))
+    some = jax.tree.map(lambda array: array[which], examples)
+    return plan.factor_program(params, placed(jax.tree.map(jnp.asarray, some), plan.mesh, by_rows(plan.mesh)))
 
 
-def _zeros(plan: Plan) -> Laid:
+def _zeros(plan: NetworkPlan) -> Tiled:
     """The kernel of one group, to be filled: as many rows for every device."""
     devices, (n, m, outputs, _) = num_shares(plan.mesh), plan.problem.shape
     rows, columns = (-(-count // devices) for count in (n, m))
@@ -191,14 +180,16 @@ def _zeros(plan: Plan) -> Laid:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _put(kernel: Laid, tile: Float[Array, "n m C C"], row: int | Int[Array, ""], column: int | Int[Array, ""]) -> Laid:
+def _put(
+    kernel: Tiled, tile: Float[Array, "n m C C"], row: int | Int[Array, ""], column: int | Int[Array, ""]
+) -> Tiled:
     """The kernel with a tile of it filled in (in place), without what a chunk has beyond a device's share."""
     devices, rows, _, columns = kernel.shape[:4]
-    laid = tile.reshape(devices, -1, devices, tile.shape[1] // devices, *tile.shape[2:])
-    return jax.lax.dynamic_update_slice(kernel, laid[:, :rows, :, :columns], (0, row, 0, column, 0, 0))
+    placed_tile = tile.reshape(devices, -1, devices, tile.shape[1] // devices, *tile.shape[2:])
+    return jax.lax.dynamic_update_slice(kernel, placed_tile[:, :rows, :, :columns], (0, row, 0, column, 0, 0))
 
 
 @jax.jit
-def _flat(kernel: Laid) -> Float[Array, "N M C C"]:
+def _flat(kernel: Tiled) -> Float[Array, "N M C C"]:
     devices, rows, _, columns = kernel.shape[:4]
     return kernel.reshape(devices * rows, devices * columns, *kernel.shape[4:])

@@ -1,4 +1,4 @@
-"""A network kernel as a checked request: the function with flat parameters, where it uses them, and the shapes."""
+"""A network kernel as it is asked for, and as a checked problem: where the function uses its parameters, and shapes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
 
 from ntkfusion.errors import InputError
+from ntkfusion.kernels.kinds import Kind
 from ntkfusion.kernels.network.tap_factors import (
     DenseFactors,
     DirectFactors,
@@ -24,19 +26,66 @@ from ntkfusion.kernels.network.tap_factors import (
     factors,
 )
 from ntkfusion.kernels.network.taps import Dense, Lookup, Taps, find_taps
+<<<<<<< HEAD
 from ntkfusion.utils.parameter_paths import ALL, Select, group_parameters, parameter_paths
+=======
+from ntkfusion.utils.parameter_paths import ALL, Select, group_leaves, hashable, parameter_paths
+>>>>>>> room-kernels
 
 #: A function of the parameters and one example without batch axis, with C outputs.
-NetworkFunction = Callable[[Any, Any], Float[Array, " C"]]
+NetworkFunction: TypeAlias = Callable[[PyTree, PyTree], Float[Array, " C"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class NetworkRequest:
+    """The arguments of `network_kernel` or `estimate_network_kernel`, as they were given.
+
+    Attributes:
+        f: see `network_kernel`.
+        params: see there; arrays or shapes.
+        x: see there; arrays or shapes.
+        z: see there; arrays or shapes.
+        kind: see there.
+        select: see there.
+        groups: see there.
+        memory_limit: see there.
+        mesh: see there.
+    """
+
+    f: NetworkFunction
+    params: PyTree
+    x: PyTree
+    z: PyTree
+    kind: Kind
+    select: Select | None
+    groups: Mapping[str, Select] | None
+    memory_limit: int | str | None
+    mesh: Mesh | None
+
+    def key(self) -> tuple[Any, ...]:
+        """All that the programs of this request depend on."""
+        arrays, structure = jax.tree.flatten((self.params, self.x, self.z))
+        shapes = tuple(_kind_of_array(array) for array in arrays)
+        groups = self.groups
+        grouped = None if groups is None else tuple((name, hashable(group)) for name, group in groups.items())
+        settings = tuple(getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device"))
+        chosen = (self.kind, hashable(self.select), grouped, self.memory_limit, self.mesh)
+        return self.f, structure, shapes, *chosen, settings
+
+
+def _kind_of_array(array: PyTree) -> tuple[tuple[int, ...], jnp.dtype, bool]:
+    """All of an array that a program depends on."""
+    weak = getattr(array, "weak_type", isinstance(array, (int, float)))
+    return jnp.shape(array), jnp.result_type(array), weak
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """A checked request.
+class NetworkProblem:
+    """A request that was checked and analysed.
 
     Attributes:
         taps: where the function uses its parameters.
-        leaf_shapes: shapes of the flat parameters.
+        parameter_shapes: shapes of the flat parameters.
         group_of: selected parameter → its group.
         group_names: the groups.
         shape: of the kernel, (N, M, C, C).
@@ -45,28 +94,21 @@ class Problem:
     """
 
     taps: Taps
-    leaf_shapes: list[jax.ShapeDtypeStruct]
+    parameter_shapes: list[jax.ShapeDtypeStruct]
     group_of: dict[int, str]
     group_names: tuple[str, ...]
     shape: tuple[int, int, int, int]
-    dtype: Any
-    example: Any
+    dtype: jnp.dtype
+    example: PyTree
 
     @classmethod
-    def of(
-        cls,
-        f: NetworkFunction,
-        params: Any,
-        x: Any,
-        z: Any,
-        select: Select | None,
-        groups: Mapping[str, Select] | None,
-    ) -> Problem:
-        """Check the arguments of `network_kernel` and analyse its function.
+    def of(cls, request: NetworkRequest) -> NetworkProblem:
+        """Check a request and analyse its function.
 
         Raises:
             InputError: as `network_kernel`, memory apart.
         """
+<<<<<<< HEAD
         leaves, treedef = jax.tree.flatten(jax.tree.map(_shape, params))
         paths = parameter_paths(params)
         group_of = group_parameters(paths, select, groups)
@@ -75,19 +117,36 @@ class Problem:
         other, m = (example, n) if z is None else _one_example(z)
         structures = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
         if structures[0] != structures[1]:
+=======
+        shapes, structure = jax.tree.flatten(jax.tree.map(_shape, request.params))
+        paths = parameter_paths(request.params)
+        group_of = group_leaves(paths, request.select, request.groups)
+        _check_differentiable({paths[parameter]: shapes[parameter].dtype for parameter in group_of})
+        example, n = _one_example(request.x)
+        other, m = (example, n) if request.z is None else _one_example(request.z)
+        forms = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
+        if forms[0] != forms[1]:
+>>>>>>> room-kernels
             raise InputError(f"examples of z differ from those of x: {other} against {example}")
 
-        def flat(values: list[Array], one: Any) -> Any:
-            return f(jax.tree.unflatten(treedef, values), one)
+        f = request.f  # not the request, whose arrays a plan would keep alive
 
-        out = jax.eval_shape(flat, leaves, example)
+        def flat(params: list[Array], one: PyTree) -> Array:
+            return f(jax.tree.unflatten(structure, params), one)
+
+        out = jax.eval_shape(flat, shapes, example)
         vector = isinstance(out, jax.ShapeDtypeStruct) and len(out.shape) == 1 and out.shape[0]
         if not vector or not jnp.issubdtype(out.dtype, jnp.floating):
             raise InputError(f"f must return a vector [C] of floating point numbers for one example, got {out}")
-        taps = find_taps(flat, leaves, example, frozenset(group_of))
-        names = tuple(groups) if groups is not None else (ALL,)
-        outputs = out.shape[0]
-        return cls(taps, leaves, group_of, names, (n, m, outputs, outputs), out.dtype, example)
+        return cls(
+            taps=find_taps(flat, shapes, example, frozenset(group_of)),
+            parameter_shapes=shapes,
+            group_of=group_of,
+            group_names=(ALL,) if request.groups is None else tuple(request.groups),
+            shape=(n, m, *2 * out.shape),
+            dtype=out.dtype,
+            example=example,
+        )
 
     @property
     def result_bytes(self) -> int:
@@ -102,44 +161,44 @@ class Problem:
     @cached_property
     def factor_shapes(self) -> dict[int, tuple[Factors, ...]]:
         """What `factors_of` gives, with shapes for arrays: kept, since tracing a network takes seconds."""
-        return jax.eval_shape(self.factors_of, self.leaf_shapes, self.example)
+        return jax.eval_shape(self.factors_of, self.parameter_shapes, self.example)
 
-    def num_rows(self, leaf: int) -> int:
+    def num_rows(self, parameter: int) -> int:
         """Rows of a parameter as its rule sees it."""
-        shape = self.leaf_shapes[leaf].shape
-        uses = [use for _, use in self.taps.of(leaf)]
+        shape = self.parameter_shapes[parameter].shape
+        uses = [use for _, use in self.taps.of(parameter)]
         dense = next((use for use in uses if isinstance(use, Dense)), None)
         if dense is None:
             return shape[0] if shape else 1
         summed, kept = len(dense.contracted), len(dense.features)
         return math.prod(shape[: summed if dense.rows_are_input else kept])
 
-    def factors_of(self, leaves: list[Array], example: Any) -> dict[int, tuple[Factors, ...]]:
+    def factors_of(self, params: list[Array], example: PyTree) -> dict[int, tuple[Factors, ...]]:
         """The factors of every selected parameter for one example (no batch axis)."""
-        inputs, cotangents, gradients = factors(self.taps, leaves, example)
+        inputs, cotangents, gradients = factors(self.taps, params, example)
         found: dict[int, tuple[Factors, ...]] = {}
-        for leaf in self.group_of:
-            if leaf in gradients:
-                gradient = gradients[leaf]
-                found[leaf] = (DirectFactors(gradient.reshape(gradient.shape[0], math.prod(gradient.shape[1:]))),)
+        for parameter in self.group_of:
+            if parameter in gradients:
+                gradient = gradients[parameter]
+                found[parameter] = (DirectFactors(gradient.reshape(gradient.shape[0], math.prod(gradient.shape[1:]))),)
                 continue
-            found[leaf] = tuple(
-                self._use(leaf, use, inputs[path], cotangents[path]) for path, use in self.taps.of(leaf)
+            found[parameter] = tuple(
+                self._use(parameter, use, inputs[path], cotangents[path]) for path, use in self.taps.of(parameter)
             )
         return found
 
-    def _use(self, leaf: int, use: Dense | Lookup, given: Array, cotangent: Array) -> Factors:
+    def _use(self, parameter: int, use: Dense | Lookup, given: Array, cotangent: Array) -> Factors:
         if isinstance(use, Lookup):
-            return LookupFactors(*as_rows(use, given, cotangent, self.leaf_shapes[leaf].shape[0]))
+            return LookupFactors(*as_rows(use, given, cotangent, self.parameter_shapes[parameter].shape[0]))
         a, d = as_matrices(use, given, cotangent)
         return DenseFactors(a, d, use.rows_are_input)
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+def _shape(array: PyTree) -> jax.ShapeDtypeStruct:
+    return array if isinstance(array, jax.ShapeDtypeStruct) else jax.eval_shape(lambda: array)
 
 
-def _check_differentiable(dtypes: Mapping[str, Any]) -> None:
+def _check_differentiable(dtypes: Mapping[str, jnp.dtype]) -> None:
     """Refuse selected parameters that have no gradient."""
     if wrong := {path: dtype for path, dtype in dtypes.items() if not jnp.issubdtype(dtype, jnp.floating)}:
         path, dtype = next(iter(wrong.items()))
@@ -148,9 +207,9 @@ def _check_differentiable(dtypes: Mapping[str, Any]) -> None:
         )
 
 
-def _one_example(examples: Any) -> tuple[Any, int]:
+def _one_example(examples: PyTree) -> tuple[PyTree, int]:
     """The shapes of one example, and the number of examples."""
-    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(examples)}
+    shapes = {np.shape(array) for array in jax.tree.leaves(examples)}
     counts = {shape[0] if shape else 0 for shape in shapes}
     if len(counts) != 1 or 0 in counts:
         raise InputError(
@@ -158,5 +217,5 @@ def _one_example(examples: Any) -> tuple[Any, int]:
             f"{', '.join(map(str, sorted(shapes))) or 'none'}"
         )
     # of the types that JAX makes of them
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.result_type(leaf)), examples)
+    one = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], jnp.result_type(array)), examples)
     return one, counts.pop()

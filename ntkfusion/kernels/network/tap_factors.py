@@ -1,10 +1,9 @@
-"""The factors of one parameter's gradients, by how the function uses it; examples come first in every array.
-
-The two factors of every large parameter's gradient, for one example: never the gradient itself.
+"""The two factors of every large parameter's gradient, for one example: never the gradient itself.
 
 `factors` runs a function once forward and once backward per output and returns, for every use that
 `taps` found, what went in and what comes back. It adds a zero to the output of the use and
-differentiates with respect to that zero. `as_matrices` and `as_rows` bring them into the form of a matrix or a table.
+differentiates with respect to that zero. `as_matrices` and `as_rows` bring them into the form of a matrix or a table;
+`DenseFactors`, `LookupFactors` and `DirectFactors` hold them for many examples, which come first in every array.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, Literal
-from jaxtyping import Array, Float, Int
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jaxtyping import Array, Float, Int, PyTree
 
-from ntkfusion.kernels.network.taps import Dense, Lookup, Path, Taps, inner_consts, inner_jaxpr
+from ntkfusion.kernels.network.taps import Dense, Lookup, Path, Taps, Values, inner_consts, inner_jaxpr
 from ntkfusion.utils.pytrees import pytree, static
 
 
@@ -68,39 +67,12 @@ class DirectFactors:
         return self.gradient.shape[0]
 
 
-Factors = DenseFactors | LookupFactors | DirectFactors
-
-
-@dataclasses.dataclass(frozen=True)
-class _Recorder:
-    """Evaluates a jaxpr, adds `zeros` to the outputs of the tapped equations and records the other factor."""
-
-    taps: Taps
-    zeros: Mapping[Path, Array]
-    inputs: dict[Path, Array]
-
-    def run(self, jaxpr: Jaxpr, consts: list[Any], arguments: list[Any], path: Path) -> list[Any]:
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-        for index, eqn in enumerate(jaxpr.eqns):
-            values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env |= zip(eqn.outvars, self._results(eqn, values, (*path, index)), strict=True)
-        return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
-
-    def _results(self, eqn: Any, values: list[Any], path: Path) -> list[Any]:
-        inside = any(use[: len(path)] == path and use != path for use in self.taps.uses)
-        if inside:
-            return self.run(inner_jaxpr(eqn), inner_consts(eqn), values, path)
-        result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-        results = list(result) if eqn.primitive.multiple_results else [result]
-        if path in self.taps.uses:
-            _, use = self.taps.uses[path]
-            self.inputs[path] = values[use.operand] if isinstance(use, Dense) else values[1]
-            results = [results[0] + self.zeros[path]]
-        return results
+#: What is kept of one use of a parameter.
+Factors: TypeAlias = DenseFactors | LookupFactors | DirectFactors
 
 
 def factors(
-    taps: Taps, params: list[Array], example: Any
+    taps: Taps, params: list[Array], example: PyTree
 ) -> tuple[dict[Path, Array], dict[Path, Float[Array, "C ..."]], dict[int, Float[Array, "C ..."]]]:
     """The gradient factors of one example, for every output C of the function.
 
@@ -117,42 +89,34 @@ def factors(
 
     def run(zeros: Mapping[Path, Array], direct: Mapping[int, Array]) -> tuple[Float[Array, " C"], dict[Path, Array]]:
         recorder = _Recorder(taps, zeros, {})
-        arguments = [direct.get(leaf, value) for leaf, value in enumerate(params)]
+        arguments = [direct.get(parameter, value) for parameter, value in enumerate(params)]
         (out,) = recorder.run(jaxpr, list(taps.closed.consts), [*arguments, *flat], ())
         return out, recorder.inputs
 
-    zeros = {path: jnp.zeros(aval.shape, aval.dtype) for path, aval in _outputs(taps).items()}
-    direct = {leaf: params[leaf] for leaf in sorted(taps.direct)}
+    zeros = {path: jnp.zeros(output.shape, output.dtype) for path, output in _outputs(taps).items()}
+    direct = {parameter: params[parameter] for parameter in sorted(taps.direct)}
     out, pullback, inputs = jax.vjp(run, zeros, direct, has_aux=True)
     cotangents, gradients = jax.vmap(pullback)(jnp.eye(out.shape[0], dtype=out.dtype))
     return inputs, cotangents, gradients
-
-
-def _outputs(taps: Taps) -> dict[Path, Any]:
-    """The abstract outputs of the tapped equations."""
-    return {path: _equation(taps.closed.jaxpr, path).outvars[0].aval for path in taps.uses}
-
-
-def _equation(jaxpr: Jaxpr, path: Path) -> Any:
-    eqn = jaxpr.eqns[path[0]]
-    return eqn if len(path) == 1 else _equation(inner_jaxpr(eqn), path[1:])
 
 
 def as_matrices(
     use: Dense, given: Float[Array, "..."], cotangent: Float[Array, "C ..."]
 ) -> tuple[Float[Array, "T i"], Float[Array, "C T o"]]:
     """Input and cotangent of one example as matrices over positions T; the gradient per output is inputᵀ cotangent."""
-    rest = tuple(axis for axis in range(given.ndim) if axis not in use.contracted)
-    width = math.prod(given.shape[axis] for axis in use.contracted)
-    matrix = jnp.transpose(given, (*rest, *use.contracted)).reshape(math.prod(given.shape[d] for d in rest), width)
-    moved = jnp.transpose(cotangent, (0, *(1 + d for d in use.positions), *(1 + d for d in use.features)))
-    out = math.prod(cotangent.shape[1 + d] for d in use.features)
-    return matrix, moved.reshape(cotangent.shape[0], matrix.shape[0], out)
+    positions = [axis for axis in range(given.ndim) if axis not in use.contracted]
+    num_positions, num_inputs = (math.prod(given.shape[axis] for axis in axes) for axes in (positions, use.contracted))
+    inputs = jnp.transpose(given, (*positions, *use.contracted)).reshape(num_positions, num_inputs)
+    # the axes of the product stand behind the function's outputs C, so each one place further back
+    positions, features = ([1 + axis for axis in axes] for axes in (use.positions, use.features))
+    num_features = math.prod(cotangent.shape[axis] for axis in features)
+    moved = jnp.transpose(cotangent, (0, *positions, *features))
+    return inputs, moved.reshape(cotangent.shape[0], num_positions, num_features)
 
 
 def as_rows(
     use: Lookup, indices: Array, cotangent: Float[Array, "C ..."], num_rows: int
-) -> tuple[Any, Float[Array, "C T o"]]:
+) -> tuple[Int[Array, " T"], Float[Array, "C T o"]]:
     """Row numbers [T] and cotangents [C, T, o] of one example; −1 marks positions that look nothing up."""
     rows = indices.reshape(-1).astype(jnp.int32)
     if "clip" in use.mode:
@@ -161,3 +125,42 @@ def as_rows(
         rows = jnp.where((rows >= 0) & (rows < num_rows), rows, -1)
     width = math.prod(cotangent.shape[1 + indices.ndim - 1 :])
     return rows, cotangent.reshape(cotangent.shape[0], rows.shape[0], width)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorder:
+    """Evaluates a jaxpr, adds `zeros` to the outputs of the tapped equations and records the other factor."""
+
+    taps: Taps
+    zeros: Mapping[Path, Array]
+    inputs: dict[Path, Array]
+
+    def run(self, jaxpr: Jaxpr, consts: Values, arguments: Values, path: Path) -> Values:
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+        for index, eqn in enumerate(jaxpr.eqns):
+            values = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
+            env |= zip(eqn.outvars, self._results(eqn, values, (*path, index)), strict=True)
+        return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+
+    def _results(self, eqn: JaxprEqn, values: Values, path: Path) -> Values:
+        inside = any(use[: len(path)] == path and use != path for use in self.taps.uses)
+        if inside:
+            return self.run(inner_jaxpr(eqn), inner_consts(eqn), values, path)
+        result = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+        results = list(result) if eqn.primitive.multiple_results else [result]
+        if path in self.taps.uses:
+            _, use = self.taps.uses[path]
+            self.inputs[path] = values[use.operand] if isinstance(use, Dense) else values[1]
+            results = [results[0] + self.zeros[path]]
+        return results
+
+
+def _outputs(taps: Taps) -> dict[Path, jax.ShapeDtypeStruct]:
+    """The shapes of the tapped equations' outputs."""
+    avals = {path: _equation(taps.closed.jaxpr, path).outvars[0].aval for path in taps.uses}
+    return {path: jax.ShapeDtypeStruct(aval.shape, aval.dtype) for path, aval in avals.items()}  # pyright: ignore
+
+
+def _equation(jaxpr: Jaxpr, path: Path) -> JaxprEqn:
+    eqn = jaxpr.eqns[path[0]]
+    return eqn if len(path) == 1 else _equation(inner_jaxpr(eqn), path[1:])

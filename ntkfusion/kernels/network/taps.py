@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import Array, PyTree
 
-Path = tuple[int, ...]
+#: Which equation: its number, behind those of the equations that call the jaxpr it is in.
+Path: TypeAlias = tuple[int, ...]
+
+#: What variables of a jaxpr stand for: arrays, and numbers that are none.
+Values: TypeAlias = list[Any]
 
 #: Equations that only call another jaxpr, and the name of the parameter that holds it.
 _CALLS = {"jit": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "call": "call_jaxpr"}
@@ -64,20 +69,25 @@ class Taps:
     direct: frozenset[int]
     num_params: int
 
-    def of(self, leaf: int) -> list[tuple[Path, Dense | Lookup]]:
+    def of(self, parameter: int) -> list[tuple[Path, Dense | Lookup]]:
         """The uses of one parameter, in the order of the program."""
-        return [(path, use) for path, (used, use) in sorted(self.uses.items()) if used == leaf]
+        return [(path, use) for path, (used, use) in sorted(self.uses.items()) if used == parameter]
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
     """A variable that is a parameter with its axes exchanged; `axes[i]` is the parameter's axis (None: of length 1)."""
 
-    leaf: int
+    parameter: int
     axes: tuple[int | None, ...]
 
 
-def find_taps(f: Callable[..., Any], params: list[Any], example: Any, differentiated: frozenset[int]) -> Taps:
+def find_taps(
+    f: Callable[[list[Array], PyTree], Array],
+    params: Sequence[Array | jax.ShapeDtypeStruct],
+    example: PyTree,
+    differentiated: frozenset[int],
+) -> Taps:
     """Analyse ``f(params, example)`` for flat `params`.
 
     Args:
@@ -91,19 +101,19 @@ def find_taps(f: Callable[..., Any], params: list[Any], example: Any, differenti
     """
     closed = jax.make_jaxpr(f)(params, example)
     views = {
-        variable: _View(leaf, tuple(range(len(variable.aval.shape))))
-        for leaf, variable in enumerate(closed.jaxpr.invars[: len(params)])
-        if leaf in differentiated
+        variable: _View(parameter, tuple(range(len(_shape(variable)))))
+        for parameter, variable in enumerate(closed.jaxpr.invars[: len(params)])
+        if parameter in differentiated
     }
     search = _Search()
     returned = search.walk(closed.jaxpr, dict(views), ())
-    search.direct |= {view.leaf for view in returned if view}
-    used = {leaf for leaf, _ in search.uses.values()}
+    search.direct |= {view.parameter for view in returned if view}
+    used = {parameter for parameter, _ in search.uses.values()}
     # two uses of one matrix must agree on what its rows are; else it is differentiated directly
-    for leaf in used:
-        search.direct |= {leaf} if len(search.row_counts[leaf]) > 1 else set()
+    for parameter in used:
+        search.direct |= {parameter} if len(search.row_counts[parameter]) > 1 else set()
     uses = {path: found for path, found in search.uses.items() if found[0] not in search.direct}
-    touched = {leaf for leaf, _ in uses.values()}
+    touched = {parameter for parameter, _ in uses.values()}
     return Taps(closed, uses, frozenset(differentiated - touched), len(params))
 
 
@@ -115,7 +125,7 @@ class _Search:
         self.direct: set[int] = set()
         self.row_counts: dict[int, set[int]] = {}
 
-    def walk(self, jaxpr: Jaxpr, views: dict[Any, _View], path: Path) -> list[_View | None]:
+    def walk(self, jaxpr: Jaxpr, views: dict[Var, _View], path: Path) -> list[_View | None]:
         """Search one jaxpr, given the views among its inputs; returns the views among its outputs."""
         for index, eqn in enumerate(jaxpr.eqns):
             found = [None if isinstance(v, Literal) else views.get(v) for v in eqn.invars]
@@ -123,7 +133,7 @@ class _Search:
                 views |= self._visit(eqn, found, (*path, index))
         return [None if isinstance(v, Literal) else views.get(v) for v in jaxpr.outvars]
 
-    def _visit(self, eqn: Any, found: list[_View | None], path: Path) -> dict[Any, _View]:
+    def _visit(self, eqn: JaxprEqn, found: list[_View | None], path: Path) -> dict[Var, _View]:
         name, seen = eqn.primitive.name, [view for view in found if view]
         if name in _CALLS:
             inner = inner_jaxpr(eqn)
@@ -141,76 +151,96 @@ class _Search:
         elif len(seen) == 1 and name == "gather" and view is not None:
             use = self._lookup(eqn, view)
         if use is None:
-            self.direct |= {view.leaf for view in seen}
+            self.direct |= {view.parameter for view in seen}
         else:
-            self.uses[path] = (seen[0].leaf, use)
+            self.uses[path] = (seen[0].parameter, use)
         return {}
 
-    def _dense(self, eqn: Any, found: list[_View | None]) -> Dense | None:
-        (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    def _dense(self, eqn: JaxprEqn, found: list[_View | None]) -> Dense | None:
+        """The use by a product; None if it is not one of a whole matrix, such as a batch of products."""
         side = 0 if found[0] else 1
-        view = found[side]
-        summed, other = (left, right) if side == 0 else (right, left)
+        summed_of, batched_of = eqn.params["dimension_numbers"]
+        view, summed, summed_of_input = found[side], summed_of[side], summed_of[1 - side]
         axes = [axis for axis in view.axes if axis is not None] if view else []
-        if view is None or left_batch or right_batch or len(axes) < len(view.axes):
+        if view is None or any(batched_of) or len(axes) < len(view.axes):
             return None
-        by_axis = sorted((axes[dim], place) for place, dim in enumerate(summed))
-        contracted = [axis for axis, _ in by_axis]
-        free_dims = [dim for dim in range(len(axes)) if dim not in summed]
-        free = [(axes[dim], place) for place, dim in enumerate(free_dims)]
-        free_axes = sorted(axis for axis, _ in free)
-        leading = contracted == list(range(len(contracted)))
-        if not leading and free_axes != list(range(len(free_axes))):
+        contracted, contracted_places = _by_axis(axes, summed)
+        kept, kept_places = _by_axis(axes, [dim for dim in range(len(axes)) if dim not in summed])
+        rows_are_input = _lead(contracted)
+        if not rows_are_input and not _lead(kept):
             return None
-        shape = {axis: eqn.invars[side].aval.shape[dim] for dim, axis in enumerate(axes)}
-        rows = math.prod(shape[axis] for axis in (contracted if leading else free_axes))
-        self.row_counts.setdefault(view.leaf, set()).add(rows)
-        num_out, num_free = len(eqn.outvars[0].aval.shape), len(free)
-        first = 0 if side == 0 else num_out - num_free
-        features = tuple(first + place for _, place in sorted(free))
-        positions = tuple(dim for dim in range(num_out) if dim not in features)
-        return Dense(1 - side, tuple(other[place] for _, place in by_axis), positions, features, leading)
+        lengths = dict(zip(axes, _shape(eqn.invars[side]), strict=True))
+        self._note_rows(view, math.prod(lengths[axis] for axis in (contracted if rows_are_input else kept)))
+        # the output has the axes that are kept of the left operand, then those of the right one
+        rank = len(_shape(eqn.outvars[0]))
+        first = 0 if side == 0 else rank - len(kept)
+        features = tuple(first + place for place in kept_places)
+        return Dense(
+            operand=1 - side,
+            contracted=tuple(summed_of_input[place] for place in contracted_places),
+            positions=tuple(dim for dim in range(rank) if dim not in features),
+            features=features,
+            rows_are_input=rows_are_input,
+        )
 
-    def _lookup(self, eqn: Any, view: _View) -> Lookup | None:
-        numbers, shape = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
-        out_rank = len(eqn.outvars[0].aval.shape)
+    def _lookup(self, eqn: JaxprEqn, view: _View) -> Lookup | None:
+        numbers, shape = eqn.params["dimension_numbers"], _shape(eqn.invars[0])
+        rank, out_rank = len(shape), len(_shape(eqn.outvars[0]))
         plain = (
-            view.axes == tuple(range(len(shape)))
-            and len(shape) >= 2
+            view.axes == tuple(range(rank))
+            and rank >= 2
             and tuple(numbers.collapsed_slice_dims) == (0,)
             and tuple(numbers.start_index_map) == (0,)
             and not numbers.operand_batching_dims
             and tuple(eqn.params["slice_sizes"]) == (1, *shape[1:])
-            and tuple(numbers.offset_dims) == tuple(range(out_rank - len(shape) + 1, out_rank))
+            and tuple(numbers.offset_dims) == tuple(range(out_rank - rank + 1, out_rank))
         )
         if not plain:
             return None
-        self.row_counts.setdefault(view.leaf, set()).add(shape[0])
+        self._note_rows(view, shape[0])
         return Lookup(str(eqn.params["mode"]).rsplit(".", maxsplit=1)[-1].lower())
 
+    def _note_rows(self, view: _View, count: int) -> None:
+        self.row_counts.setdefault(view.parameter, set()).add(count)
 
-def inner_jaxpr(eqn: Any) -> Jaxpr:
+
+def _by_axis(axes: Sequence[int], dims: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The parameter's axes that some dimensions of it are, ascending, and the place of each among the dimensions."""
+    pairs = sorted((axes[dim], place) for place, dim in enumerate(dims))
+    return [axis for axis, _ in pairs], [place for _, place in pairs]
+
+
+def _lead(axes: list[int]) -> bool:
+    """Whether these are the first axes of a parameter."""
+    return axes == list(range(len(axes)))
+
+
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    return variable.aval.shape  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def inner_jaxpr(eqn: JaxprEqn) -> Jaxpr:
     """The jaxpr that an equation calls."""
     inner = eqn.params[_CALLS[eqn.primitive.name]]
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
-def inner_consts(eqn: Any) -> list[Any]:
+def inner_consts(eqn: JaxprEqn) -> Values:
     """The constants of the jaxpr that an equation calls."""
     inner = eqn.params[_CALLS[eqn.primitive.name]]
     return list(inner.consts) if isinstance(inner, ClosedJaxpr) else []
 
 
-def _moved(eqn: Any, view: _View) -> _View | None:
+def _moved(eqn: JaxprEqn, view: _View) -> _View | None:
     """The view behind an equation that only exchanges axes, or adds and removes axes of length 1."""
-    name, shape = eqn.primitive.name, eqn.invars[0].aval.shape
+    name, shape = eqn.primitive.name, _shape(eqn.invars[0])
     if name == "transpose":
-        return _View(view.leaf, tuple(view.axes[dim] for dim in eqn.params["permutation"]))
+        return _View(view.parameter, tuple(view.axes[dim] for dim in eqn.params["permutation"]))
     if name in ("reshape", "squeeze", "expand_dims"):
         long = [axis for axis, length in zip(view.axes, shape, strict=True) if length != 1]
-        new = eqn.outvars[0].aval.shape
+        new = _shape(eqn.outvars[0])
         if [length for length in shape if length != 1] != [length for length in new if length != 1]:
             return None
         rest = iter(long)
-        return _View(view.leaf, tuple(None if length == 1 else next(rest) for length in new))
-    return _View(view.leaf, view.axes) if name in ("copy", "copy_p") else None
+        return _View(view.parameter, tuple(None if length == 1 else next(rest) for length in new))
+    return _View(view.parameter, view.axes) if name in ("copy", "copy_p") else None

@@ -7,16 +7,17 @@ of an activation, which is exactly what the sign kernel counts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.models.blocks.block import Block
 
-Function = Callable[[Any, Any], Array]
+#: A function of the parameters and one example.
+Function: TypeAlias = Callable[[PyTree, PyTree], Array]
 
 
 def block_function(block: Block) -> tuple[Function, dict[str, Array]]:
@@ -24,7 +25,7 @@ def block_function(block: Block) -> tuple[Function, dict[str, Array]]:
     return lambda params, x: block.replace(**params)(x), block.parameters()
 
 
-def jacobian(f: Function, params: dict[str, Any], x: Any) -> dict[str, Float[Array, "N o p"]]:
+def jacobian(f: Function, params: dict[str, PyTree], x: PyTree) -> dict[str, Float[Array, "N o p"]]:
     """∂f/∂params for each example by reverse mode, flattened per top-level entry of `params`.
 
     Args:
@@ -37,7 +38,7 @@ def jacobian(f: Function, params: dict[str, Any], x: Any) -> dict[str, Float[Arr
     """
     jac = jax.vmap(jax.jacrev(f), (None, 0))(params, x)
 
-    def flat(tree: Any) -> Float[Array, "N o p"]:
+    def flat(tree: PyTree) -> Float[Array, "N o p"]:
         return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(tree)], axis=-1)
 
     return {name: flat(tree) for name, tree in jac.items()}
@@ -45,9 +46,9 @@ def jacobian(f: Function, params: dict[str, Any], x: Any) -> dict[str, Float[Arr
 
 def dense_kernel(
     f: Function,
-    params: dict[str, Any],
-    x: Any,
-    z: Any = None,
+    params: dict[str, PyTree],
+    x: PyTree,
+    z: PyTree = None,
     *,
     kind: Kind = "sgd",
     trace: bool = True,

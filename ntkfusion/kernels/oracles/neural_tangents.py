@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ntkfusion.errors import InputError, NTKFusionError
 from ntkfusion.kernels.oracles import neural_tangents_shim as shim
@@ -83,7 +83,7 @@ def _as_it_expects() -> Iterator[None]:
         yield
 
 
-def _examples(name: str, x: Any, batch_size: int | None) -> tuple[tuple[Array, ...], Any]:
+def _examples(name: str, x: PyTree, batch_size: int | None) -> tuple[tuple[Array, ...], Any]:
     """The arrays in `x` and their structure, refused if they do not hold the same number of examples."""
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, x))
     counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
@@ -97,10 +97,10 @@ def _examples(name: str, x: Any, batch_size: int | None) -> tuple[tuple[Array, .
     return tuple(leaves), structure
 
 
-def _batched(f: Function, structure: Any) -> Callable[[Any, tuple[Array, ...]], Array]:
+def _batched(f: Function, structure: Any) -> Callable[[PyTree, tuple[Array, ...]], Array]:
     """`f` as neural-tangents wants it: with a batch axis, on a tuple of arrays, since `batch` takes no dictionaries."""
 
-    def apply(params: Any, leaves: tuple[Array, ...]) -> Array:
+    def apply(params: PyTree, leaves: tuple[Array, ...]) -> Array:
         if leaves[0].shape[0] == 1:  # it differentiates one example at a time; no batching rules in its way then
             return f(params, structure.unflatten([leaf[0] for leaf in leaves]))[None]
         return jax.vmap(f, (None, 0))(params, structure.unflatten(leaves))
@@ -110,9 +110,9 @@ def _batched(f: Function, structure: Any) -> Callable[[Any, tuple[Array, ...]], 
 
 def reference_kernel(
     f: Function,
-    params: Any,
-    x: Any,
-    z: Any = None,
+    params: PyTree,
+    x: PyTree,
+    z: PyTree = None,
     *,
     trace: bool = True,
     implementation: str = "auto",
@@ -138,7 +138,7 @@ def reference_kernel(
         NeuralTangentsError: if neural-tangents is missing or does not work with this JAX.
 
     >>> import jax.numpy as jnp
-    >>> reference_kernel(
+        >>> reference_kernel(
     ...     lambda params, x: x @ params, jnp.ones((2, 3)), jnp.eye(2), implementation="ntk-vector-products")
     Array([[1., 0.],
            [0., 1.]], dtype=float32)

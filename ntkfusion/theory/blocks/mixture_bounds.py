@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block.mixture import Routing, departure, departure_sign, routing
+from ntkfusion.kernels.block.mixture import ExampleRouting, departure, departure_sign, routing
 from ntkfusion.kernels.kinds import Kind, check_kind
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.blocks.mixture import MixtureBlock
@@ -130,14 +130,14 @@ def _outputs(
     original: MixtureBlock,
     fused: MixtureBlock,
     x: Float[Array, "N d"],
-) -> tuple[Routing, Float[Array, "N o"], Float[Array, "N o"]]:
+) -> tuple[ExampleRouting, Float[Array, "N o"], Float[Array, "N o"]]:
     """Where inputs go, B, and |ỹ|."""
     routes = routing(original, x)
     each = [output_bound(old, new, x, clusters, per_output=True) for old, new, clusters in pairs]
     return routes, _chosen(each, routes), jnp.abs(fused.expert_output(x, routes.chosen))
 
 
-def _chosen(each: Sequence[Float[Array, "N *o"]], routes: Routing) -> Float[Array, "N *o"]:
+def _chosen(each: Sequence[Float[Array, "N *o"]], routes: ExampleRouting) -> Float[Array, "N *o"]:
     """Of every expert's array the rows that go to it."""
     stacked = jnp.stack(each)
     return stacked[routes.chosen, jnp.arange(stacked.shape[1])]

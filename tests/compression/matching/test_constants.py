@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.optimize import lsq_linear, minimize
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.matching.constants import (
     match_both,
     match_constants,
@@ -19,6 +18,7 @@ from ntkfusion.compression.matching.constants import (
 )
 from ntkfusion.compression.matching.neuron_kernels import SCALED, neuron_kernels, normal_equations
 from ntkfusion.compression.methods.mlp_fusion import MLPFusion
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.kernels.distance.kernel_distance import relative_error

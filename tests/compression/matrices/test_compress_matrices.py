@@ -12,14 +12,16 @@ from ntkfusion.compression.matrices.codecs import Matrix
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.bert.names import BERT, ENCODER_MATRICES
+from ntkfusion.models.gpt2.names import GPT2, GPT2_MATRICES
 from ntkfusion.models.name_table import LAYER
+from ntkfusion.models.switch.config import SwitchConfig
 
 TINY = nf.BertConfig(
     vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
     max_position_embeddings=8,
 )  # fmt: skip
 IDS = jnp.array([[1, 5, 9, 2], [3, 3, 30, 7]])
-QUICK = nf.Training(epochs=2, batch=16)
+QUICK = nf.AutoencoderTraining(epochs=2, batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,35 @@ def logits(model):
 def test_the_table_names_places_that_checkpoints_fill():
     places = {rule.path.replace(LAYER, "{layer}") for rule in BERT.base}
     assert set(ENCODER_MATRICES.values()) <= places
+
+
+def test_every_kind_of_gpt2_is_decoded_in_place():
+    places = {rule.path.replace(LAYER, "{layer}") for rule in GPT2.base}
+    assert set(GPT2_MATRICES.values()) <= places
+    model = nf.random_model(nf.GPT2Config(vocab_size=40, hidden_size=16, n_layer=2, n_head=2, n_positions=8))
+    small, store = nf.compress_matrices(model, nf.LowRank(0.5), kinds=GPT2_MATRICES, layers=[1])
+    assert [report.kind for report in store.reports.values()] == list(GPT2_MATRICES)
+    assert list(GPT2_MATRICES) == ["embeddings", "qkv", "attention_output", "intermediate", "output"]
+    for path, dense in store.decode().items():
+        np.testing.assert_array_equal(at(small.params, path), dense)
+        assert dense.shape == at(model.params, path).shape
+    assert small.params["layer_0"] is model.params["layer_0"]
+    assert small.params["layer_1"]["attention_norm"] is model.params["layer_1"]["attention_norm"]
+    out = small.apply(small.params, input_ids=IDS)
+    assert np.isfinite(np.asarray(out.last_hidden_state)).all()
+
+
+def test_other_architectures_say_which_kinds_they_have():
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    albert = nf.random_model(
+        nf.AlbertConfig(**sizes, embedding_size=8, intermediate_size=24, max_position_embeddings=8)
+    )
+    with pytest.raises(InputError, match=r"matrices of ALBERT, each once, out of embeddings; got intermediate, output"):
+        nf.compress_matrices(albert, nf.LowRank(0.5))
+    sizes = {"vocab_size": 40, "hidden_size": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_experts": 2}
+    switch = nf.random_model(SwitchConfig(**sizes, num_encoder_layers=2, num_decoder_layers=2))
+    with pytest.raises(InputError, match=r"the matrices of .*Switch.* cannot be chosen by kind"):
+        nf.compress_matrices(switch, nf.LowRank(0.5))
 
 
 def test_chosen_matrices_are_decoded_in_place_and_all_else_is_shared(model):
@@ -94,7 +125,9 @@ def test_row_weights_come_from_squared_gradients(model):
     """Rows that the task does not feel are left to themselves."""
     matters = jnp.where(jnp.arange(16) < 3, 1.0, 0.0)
     squared = {"layer_0": {"attention": {"key": {"kernel": jnp.tile(matters, (16, 1))}}}}
-    codec = nf.Autoencoder(0.4, linear=True, importance="fisher", training=nf.Training(epochs=150, batch=16, rate=0.03))
+    codec = nf.Autoencoder(
+        0.4, linear=True, importance="fisher", training=nf.AutoencoderTraining(epochs=150, batch=16, rate=0.03)
+    )
     _, store = nf.compress_matrices(model, codec, kinds=["key"], layers=[0], squared_gradients=squared)
     (path,) = store.codes
     original, decoded = np.asarray(at(model.params, path)), np.asarray(store.decode()[path])
@@ -112,7 +145,7 @@ def test_logits_come_closer_with_the_budget(model):
         return np.linalg.norm(logits(small) - before) / np.linalg.norm(before)
 
     assert gap(nf.LowRank(0.9), ENCODER_MATRICES) < gap(nf.LowRank(0.3), ENCODER_MATRICES)
-    training = nf.Training(epochs=60, batch=8, rate=1e-2)
+    training = nf.AutoencoderTraining(epochs=60, batch=8, rate=1e-2)
     narrow, wide = (nf.Autoencoder(width, linear=True, training=training) for width in (0.4, 0.95))
     assert gap(wide, ["query", "value"]) < 0.9 * gap(narrow, ["query", "value"])
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.methods.random_neurons import RandomNeurons
 from ntkfusion.compression.methods.sketch import Sketch
 from ntkfusion.compression.methods.structured_pruning import StructuredPruning
 from ntkfusion.compression.methods.svd import SVD, matched_rank
 from ntkfusion.compression.neurons import block_of_neurons, largest, neuron_vectors, select_neurons, weight_products
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.block_kernel import block_kernel
 from tests.helpers.blocks import dense_block, normal, relative

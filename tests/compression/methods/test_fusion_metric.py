@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.methods.mlp_fusion import (
     LEAST_WEIGHT,
     SHRINKAGE,
@@ -18,6 +17,7 @@ from ntkfusion.compression.methods.mlp_fusion import (
     sensitivities,
 )
 from ntkfusion.compression.neurons import neuron_vectors
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.matrices.codecs import Matrix
 from ntkfusion.compression.methods.kronecker import Kronecker, factor_shapes, num_terms, rearrange
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from tests.helpers.blocks import dense_block, normal
 

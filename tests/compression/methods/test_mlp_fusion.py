@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ntkfusion.clustering.k_means import kmeans
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.methods.mlp_fusion import MLPFusion, fuse
 from ntkfusion.compression.neurons import neuron_vectors
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.activations import ACTIVATIONS

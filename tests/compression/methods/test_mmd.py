@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.methods.mmd import MMDPoints, bandwidth_and_mean, objective
 from ntkfusion.compression.neurons import neuron_vectors
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from tests.helpers.blocks import dense_block, normal, relative
 

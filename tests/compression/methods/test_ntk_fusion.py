@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.matching.constants import match_constants
 from ntkfusion.compression.matching.refit import refit_output
 from ntkfusion.compression.matching.tuning import Tuning, tune
@@ -18,6 +17,7 @@ from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.compression.methods.ntk_fusion import NTKFusion
 from ntkfusion.compression.methods.svd import SVD
 from ntkfusion.compression.registry import METHODS, build_method
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.kernels.distance.kernel_distance import relative_error

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.methods.activation_pruning import ActivationPruning
 from ntkfusion.compression.methods.active_neurons import ActiveNeurons
 from ntkfusion.compression.methods.weight_pruning import WeightPruning
 from ntkfusion.compression.neurons import mask_of_largest, mask_per_output
 from ntkfusion.compression.registry import build_method
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.masked import MaskedBlock
 from tests.helpers.blocks import dense_block, mixture_block, normal, relative

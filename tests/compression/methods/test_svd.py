@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from ntkfusion.compression.contract import Workspace
-from ntkfusion.compression.importance import by_output, first_order, fisher
 from ntkfusion.compression.methods.svd import SVD, WeightedSVD, WhitenedSVD
+from ntkfusion.compression.neurons import by_output, first_order, fisher
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from tests.helpers.blocks import dense_block, normal
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkfusion.errors import InputError
-from ntkfusion.kernels.block import request as block_request
+from ntkfusion.kernels.block import block_kernel as block_request
 from ntkfusion.kernels.block.block_kernel import block_kernel, estimate_block_kernel
 from ntkfusion.kernels.block.program import default_tile
 from ntkfusion.kernels.kinds import KINDS

@@ -1,6 +1,6 @@
-"""From matrices to codes: which ones share a decoder, how wide it is, what is stored of a trained network.
+"""The offline autoencoder as a compression method and as a codec of single matrices.
 
-The offline autoencoder as a compression method and as a codec of single matrices.
+Which matrices share a decoder, how wide it is, and what is stored of a trained network.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.compression.contract import BlockReport, Compressed, Method, Workspace, require_dense
-from ntkfusion.compression.importance import fisher
-from ntkfusion.compression.matrices.codecs import Encoded, Matrix, fidelity, matrix_budgets
+from ntkfusion.compression.contract import BlockReport, Compressed, Method, require_dense
+from ntkfusion.compression.matrices.codecs import EncodedMatrix, Matrix, fidelity, matrix_budgets
 from ntkfusion.compression.methods.autoencoder.network import (
+    AutoencoderTraining,
     RowImportance,
     Sizes,
+    Trained,
     directions,
     encode,
     latent_width,
     row_weights,
+    train,
 )
-from ntkfusion.compression.methods.autoencoder.training import Trained, Training, train
+from ntkfusion.compression.neurons import fisher
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.coded import CodedBlock, LatentMatrix, decode_rows, unit_rows
@@ -33,70 +36,6 @@ from ntkfusion.models.blocks.dense import MLPBlock
 Sharing = Literal["model", "layer"]
 
 Scales = Literal["exact", "fitted"]
-
-
-def groups(matrices: Sequence[Matrix], sharing: Sharing) -> list[list[int]]:
-    """Which matrices have a decoder in common: each its own, or all of one shape and budget."""
-    if sharing == "layer":
-        return [[index] for index in range(len(matrices))]
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for index, matrix in enumerate(matrices):
-        alike.setdefault((matrix.rows.shape, matrix.budget), []).append(index)
-    return list(alike.values())
-
-
-def sizes_of(name: str, matrices: Sequence[Matrix], *, linear: bool) -> Sizes:
-    """The layers of the widest codec that matrices of one shape and budget can share.
-
-    Raises:
-        InputError: if not even one latent number per row fits.
-    """
-    (n, k), count = matrices[0].rows.shape, len(matrices)
-    width = latent_width(count * n, k, count * matrices[0].budget, linear=linear)
-    if width < 1:
-        one = Sizes.of(k, 1, linear=linear).decoder_parameters
-        raise InputError(
-            f"autoencoder: one latent number and a norm for each of {count * n} rows of {name}, and a decoder of {one} "
-            f"numbers, are {2 * count * n + one}, more than the budget of {count * matrices[0].budget}; choose a "
-            "larger width (or a smaller ratio), or share the decoder among more layers"
-        )
-    return Sizes.of(k, width, linear=linear)
-
-
-def encode_together(
-    matrices: Sequence[Matrix],
-    sizes: Sizes,
-    key: Array,
-    training: Training,
-    scales: Scales,
-    importance: RowImportance,
-    progress: Callable[[float], None],
-) -> list[Encoded]:
-    """Train one autoencoder on the rows of all matrices, which are alike, and keep what has to be stored."""
-    rows = jnp.concatenate([matrix.rows for matrix in matrices])
-    weights = jnp.concatenate([_weights(matrix, importance) for matrix in matrices])
-    trained = train(rows, weights, sizes, key, training, progress)
-    shares = [(sizes.decoder_parameters + index) // len(matrices) for index in range(len(matrices))]
-    return [_stored(matrix, trained, share, scales) for matrix, share in zip(matrices, shares, strict=True)]
-
-
-def _weights(matrix: Matrix, importance: RowImportance) -> Float[Array, " n"]:
-    """The weights of a matrix's rows, of mean 1 in every matrix: no layer matters more than another."""
-    if importance == "none" or matrix.squared is None:
-        return jnp.ones(matrix.rows.shape[0], matrix.array.dtype)
-    return row_weights(matrix.squared.T if matrix.transposed else matrix.squared, importance)
-
-
-def _stored(matrix: Matrix, trained: Trained, share: int, scales: Scales) -> Encoded:
-    rows, (encoder, decoder) = matrix.rows, trained.network
-    latents = encode(encoder, directions(rows))
-    found = unit_rows(decode_rows(decoder, latents))
-    norms = jnp.linalg.norm(rows, axis=1) if scales == "exact" else jnp.sum(found * rows, axis=1)
-    code = LatentMatrix(latents, norms, decoder, transposed=matrix.transposed, decoder_share=share)
-    details = {"latent_width": float(latents.shape[1]), "loss": min(trained.losses), "first_loss": trained.losses[0]}
-    details |= {"best_epoch": float(trained.best_epoch), "decoder_share": float(share)}
-    return Encoded(code, details | fidelity(norms[:, None] * found, rows))
-
 
 OutputRows = Literal["outputs", "neurons"]
 
@@ -117,7 +56,7 @@ class Autoencoder(Method):
         output_rows: the rows of W2: "outputs", as in PyTorch's layout, o rows of m numbers; or "neurons", m rows of o.
             The rows of W1 are its neurons either way.
         scales: the lengths of decoded rows: "exact", those of the originals; or "fitted", the nearest point.
-        importance: whether all rows count alike, or by "fisher" or "l1" (see `weights.row_weights`), which takes a
+        importance: whether all rows count alike, or by "fisher" or "l1" (see `row_weights`), which takes a
             task's squared gradients or else, for blocks, calibration inputs.
         training: epochs, batch, rates.
     """
@@ -128,7 +67,7 @@ class Autoencoder(Method):
     output_rows: OutputRows = "outputs"
     scales: Scales = "exact"
     importance: RowImportance = "none"
-    training: Training = dataclasses.field(default_factory=Training)
+    training: AutoencoderTraining = dataclasses.field(default_factory=AutoencoderTraining)
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -185,10 +124,10 @@ class Autoencoder(Method):
             raise InputError(f"the importance of rows ({self.importance}) needs squared gradients of {name}; give them")
         self._plan(name, matrices)
 
-    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[Encoded]:
+    def encode(self, name: str, matrices: Sequence[Matrix], workspace: Workspace) -> list[EncodedMatrix]:
         """Code matrices of one kind; those of one shape and budget share a decoder if `sharing` is "model"."""
         self.check_matrices(name, matrices)
-        encoded: dict[int, Encoded] = {}
+        encoded: dict[int, EncodedMatrix] = {}
         for number, (members, sizes) in enumerate(plan := self._plan(name, matrices)):
             what = f"autoencoder of {name}" + (f", {number + 1} of {len(plan)}" if len(plan) > 1 else "")
 
@@ -229,7 +168,70 @@ class Autoencoder(Method):
         return first, Matrix(block.w2, budgets[1], by_output, squared.get("w2"))
 
 
-def _coded_block(block: MLPBlock, first: Encoded, second: Encoded) -> tuple[CodedBlock, dict[str, float]]:
+def groups(matrices: Sequence[Matrix], sharing: Sharing) -> list[list[int]]:
+    """Which matrices have a decoder in common: each its own, or all of one shape and budget."""
+    if sharing == "layer":
+        return [[index] for index in range(len(matrices))]
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        alike.setdefault((matrix.rows.shape, matrix.budget), []).append(index)
+    return list(alike.values())
+
+
+def sizes_of(name: str, matrices: Sequence[Matrix], *, linear: bool) -> Sizes:
+    """The layers of the widest codec that matrices of one shape and budget can share.
+
+    Raises:
+        InputError: if not even one latent number per row fits.
+    """
+    (n, k), count = matrices[0].rows.shape, len(matrices)
+    width = latent_width(count * n, k, count * matrices[0].budget, linear=linear)
+    if width < 1:
+        one = Sizes.of(k, 1, linear=linear).decoder_parameters
+        raise InputError(
+            f"autoencoder: one latent number and a norm for each of {count * n} rows of {name}, and a decoder of {one} "
+            f"numbers, are {2 * count * n + one}, more than the budget of {count * matrices[0].budget}; choose a "
+            "larger width (or a smaller ratio), or share the decoder among more layers"
+        )
+    return Sizes.of(k, width, linear=linear)
+
+
+def encode_together(
+    matrices: Sequence[Matrix],
+    sizes: Sizes,
+    key: Array,
+    training: AutoencoderTraining,
+    scales: Scales,
+    importance: RowImportance,
+    progress: Callable[[float], None],
+) -> list[EncodedMatrix]:
+    """Train one autoencoder on the rows of all matrices, which are alike, and keep what has to be stored."""
+    rows = jnp.concatenate([matrix.rows for matrix in matrices])
+    weights = jnp.concatenate([_weights(matrix, importance) for matrix in matrices])
+    trained = train(rows, weights, sizes, key, training, progress)
+    shares = [(sizes.decoder_parameters + index) // len(matrices) for index in range(len(matrices))]
+    return [_stored(matrix, trained, share, scales) for matrix, share in zip(matrices, shares, strict=True)]
+
+
+def _weights(matrix: Matrix, importance: RowImportance) -> Float[Array, " n"]:
+    """The weights of a matrix's rows, of mean 1 in every matrix: no layer matters more than another."""
+    if importance == "none" or matrix.squared is None:
+        return jnp.ones(matrix.rows.shape[0], matrix.array.dtype)
+    return row_weights(matrix.squared.T if matrix.transposed else matrix.squared, importance)
+
+
+def _stored(matrix: Matrix, trained: Trained, share: int, scales: Scales) -> EncodedMatrix:
+    rows, (encoder, decoder) = matrix.rows, trained.network
+    latents = encode(encoder, directions(rows))
+    found = unit_rows(decode_rows(decoder, latents))
+    norms = jnp.linalg.norm(rows, axis=1) if scales == "exact" else jnp.sum(found * rows, axis=1)
+    code = LatentMatrix(latents, norms, decoder, transposed=matrix.transposed, decoder_share=share)
+    details = {"latent_width": float(latents.shape[1]), "loss": min(trained.losses), "first_loss": trained.losses[0]}
+    details |= {"best_epoch": float(trained.best_epoch), "decoder_share": float(share)}
+    return EncodedMatrix(code, details | fidelity(norms[:, None] * found, rows))
+
+
+def _coded_block(block: MLPBlock, first: EncodedMatrix, second: EncodedMatrix) -> tuple[CodedBlock, dict[str, float]]:
     """The block with both codes, and what was measured of them by name of the matrix."""
     details = {
         f"{name}_{key}": value for name, e in (("w1", first), ("w2", second)) for key, value in e.details.items()

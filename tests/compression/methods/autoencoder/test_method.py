@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import ntkfusion as nf
-from ntkfusion.compression.contract import Workspace
 from ntkfusion.compression.matrices.codecs import Matrix
-from ntkfusion.compression.methods.autoencoder.training import Training
+from ntkfusion.compression.methods.autoencoder.network import AutoencoderTraining
+from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import layout
 from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.blocks import dense_block, normal
 
-QUICK = Training(epochs=3, batch=16)
+QUICK = AutoencoderTraining(epochs=3, batch=16)
 D, M = 16, 24
 
 
@@ -86,7 +86,7 @@ def test_layers_of_one_decoder_are_coded_better_together():
     frequencies, phases = normal(1, 3, 32), normal(2, 1, 32)
     layers = [jnp.sin(normal(10 + layer, 48, 3) @ frequencies + phases.repeat(48, 0)) for layer in range(4)]
     matrices = [Matrix(rows, rows.size // 3) for rows in layers]
-    training = Training(epochs=150, batch=16, rate=3e-3)
+    training = AutoencoderTraining(epochs=150, batch=16, rate=3e-3)
     errors, numbers = {}, {}
     for sharing in ("model", "layer"):
         found = nf.Autoencoder(sharing=sharing, training=training).encode("rows", matrices, Workspace())
@@ -135,7 +135,11 @@ def test_row_weights_come_from_gradients(importance):
     blocks = [dense_block(D, M, D)]
     # gradients at the first four neurons only: they are what is learned
     squared = {"w1": jnp.zeros((D, M)).at[:, :4].set(1.0), "w2": jnp.ones((M, D))}
-    options = {"importance": importance, "linear": True, "training": Training(epochs=150, batch=24, rate=0.03)}
+    options = {
+        "importance": importance,
+        "linear": True,
+        "training": AutoencoderTraining(epochs=150, batch=24, rate=0.03),
+    }
     found = compress(blocks, Workspace(squared_gradients=[squared]), **options)[1].blocks[0].decode()
     errors = norms(found.w1 - blocks[0].w1, 0) / norms(blocks[0].w1, 0)
     assert errors[:4].max() < 0.5 * errors[4:].mean()

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from ntkfusion.compression.matrices.codecs import fidelity
-from ntkfusion.compression.methods.autoencoder.network import Sizes, encode, init_network, reconstruct, row_weights
-from ntkfusion.compression.methods.autoencoder.training import Training, reconstruction_loss, train
+from ntkfusion.compression.methods.autoencoder.network import (
+    AutoencoderTraining,
+    Sizes,
+    encode,
+    init_network,
+    reconstruct,
+    reconstruction_loss,
+    row_weights,
+    train,
+)
 from ntkfusion.errors import InputError
 from tests.helpers.blocks import normal
 
@@ -47,14 +55,14 @@ def test_every_layer_of_the_encoder_leaks(x64):
 
 
 def test_rates_fall_in_steps():
-    training = Training(rate=1.0)
+    training = AutoencoderTraining(rate=1.0)
     assert [training.rate_at(epoch) for epoch in (0, 9, 10, 25)] == pytest.approx([1.0, 1.0, 0.8, 0.64])
 
 
 def test_the_best_epoch_is_kept_and_the_seed_decides():
     rows = normal(0, 40, 6)
     # a rate at which the loss jumps about
-    training = Training(epochs=6, batch=8, rate=0.3)
+    training = AutoencoderTraining(epochs=6, batch=8, rate=0.3)
     one, two, other = fit(rows, 2, training), fit(rows, 2, training), fit(rows, 2, training, seed=1)
     assert len(one.losses) == 7
     assert one.losses[-1] > min(one.losses)
@@ -66,7 +74,7 @@ def test_the_best_epoch_is_kept_and_the_seed_decides():
 
 def test_curved_rows_are_coded_better_than_by_the_svd_and_noise_is_not():
     """At equal numbers: 512 rows of 24; latents of 3, decoder and norms are 2,468, rank 4 is 2,144, rank 5 is 2,680."""
-    training = Training(epochs=100, batch=32, rate=3e-3)
+    training = AutoencoderTraining(epochs=100, batch=32, rate=3e-3)
     curve = jnp.sin(normal(0, 512, 2) @ normal(1, 2, 24, scale=0.8) + normal(2, 1, 24).repeat(512, 0))
     errors = {}
     for name, rows in (("curve", curve), ("noise", normal(3, 512, 24))):
@@ -78,7 +86,7 @@ def test_curved_rows_are_coded_better_than_by_the_svd_and_noise_is_not():
 
 
 def test_weights_move_the_error_to_rows_that_matter_less():
-    rows, training = normal(0, 64, 8), Training(epochs=40, batch=16, rate=1e-2)
+    rows, training = normal(0, 64, 8), AutoencoderTraining(epochs=40, batch=16, rate=1e-2)
     weights = jnp.where(jnp.arange(64) < 16, 3.7, 0.1)
     even, weighted = (
         reconstruct(fit(rows, 2, training, linear=True, weights=w).network, rows) for w in (None, weights)
@@ -99,4 +107,4 @@ def test_row_weights_have_mean_one():
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(InputError, match=message):
-        Training(**options)
+        AutoencoderTraining(**options)

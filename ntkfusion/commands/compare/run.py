@@ -18,19 +18,11 @@ from ntkfusion.commands.conditions import command_line, describe_model, environm
 from ntkfusion.commands.request import check_at_least, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
-<<<<<<< HEAD
 from ntkfusion.compression.contract import Compressed, Method
 from ntkfusion.compression.registry import METHODS, build_method, with_clustering
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.data.calibration import CalibrationSplit, describe_text
-=======
-from ntkfusion.compression.contract import BlockReport, Compressed, Method
-from ntkfusion.compression.registry import METHODS, build_method, with_clustering
-from ntkfusion.compression.workspace import Workspace
-from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, unseen_sentences
-from ntkfusion.data.text import split_sentences
->>>>>>> room-kernels
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.mixture import MixtureBlock

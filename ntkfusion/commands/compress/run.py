@@ -20,13 +20,8 @@ from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.compression.contract import BlockReport, Compressed, Method
 from ntkfusion.compression.registry import build_method, with_clustering
 from ntkfusion.compression.workspace import Workspace
-<<<<<<< HEAD
 from ntkfusion.data.block_inputs import BlockInputs
 from ntkfusion.data.calibration import CalibrationSplit, describe_text
-=======
-from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs, unseen_sentences
-from ntkfusion.data.text import split_sentences
->>>>>>> room-kernels
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model

@@ -26,11 +26,7 @@ from ntkfusion.kernels.network.tap_factors import (
     factors,
 )
 from ntkfusion.kernels.network.taps import Dense, Lookup, Taps, find_taps
-<<<<<<< HEAD
-from ntkfusion.utils.parameter_paths import ALL, Select, group_parameters, parameter_paths
-=======
-from ntkfusion.utils.parameter_paths import ALL, Select, group_leaves, hashable, parameter_paths
->>>>>>> room-kernels
+from ntkfusion.utils.parameter_paths import ALL, Select, group_parameters, hashable, parameter_paths
 
 #: A function of the parameters and one example without batch axis, with C outputs.
 NetworkFunction: TypeAlias = Callable[[PyTree, PyTree], Float[Array, " C"]]
@@ -108,25 +104,14 @@ class NetworkProblem:
         Raises:
             InputError: as `network_kernel`, memory apart.
         """
-<<<<<<< HEAD
-        leaves, treedef = jax.tree.flatten(jax.tree.map(_shape, params))
-        paths = parameter_paths(params)
-        group_of = group_parameters(paths, select, groups)
-        _check_differentiable({paths[leaf]: leaves[leaf].dtype for leaf in group_of})
-        example, n = _one_example(x)
-        other, m = (example, n) if z is None else _one_example(z)
-        structures = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
-        if structures[0] != structures[1]:
-=======
         shapes, structure = jax.tree.flatten(jax.tree.map(_shape, request.params))
         paths = parameter_paths(request.params)
-        group_of = group_leaves(paths, request.select, request.groups)
+        group_of = group_parameters(paths, request.select, request.groups)
         _check_differentiable({paths[parameter]: shapes[parameter].dtype for parameter in group_of})
         example, n = _one_example(request.x)
         other, m = (example, n) if request.z is None else _one_example(request.z)
         forms = [(jax.tree.structure(one), jax.tree.leaves(one)) for one in (example, other)]
         if forms[0] != forms[1]:
->>>>>>> room-kernels
             raise InputError(f"examples of z differ from those of x: {other} against {example}")
 
         f = request.f  # not the request, whose arrays a plan would keep alive

@@ -21,7 +21,7 @@ from ntkfusion.reporting.verification_plots import (
     scatter_figure,
     tightness_figure,
 )
-from ntkfusion.verification.check import Row
+from ntkfusion.verification.outcome import CheckRow
 
 _HEADER = ("check", "numbers", "rows", "controls that fail", "bound / measured", "seconds", "")
 
@@ -119,7 +119,7 @@ def _row_cells(finding: Finding) -> list[list[str]]:
     return cells
 
 
-def _word(row: Row) -> str:
+def _word(row: CheckRow) -> str:
     return "holds" if row.holds else f"FAILS ({row.violations})"
 
 

@@ -1,6 +1,4 @@
-"""A number known up to a radius.
-
-What a block's hidden neurons do at inputs, split into the mean of every cluster and the deviations from it.
+"""What both enclosures need: limits of an error, and a block's hidden neurons split into cluster means and deviations.
 
 With a = σ(h), g = σ'(h), clusters C_j of n_j neurons and weights D_i = ‖v_i‖²/o, D_j = Σ_{i in C_j} D_i,
 
@@ -9,7 +7,7 @@ With a = σ(h), g = σ'(h), clusters C_j of n_j neurons and weights D_i = ‖v_i
 sums of squares split: Σ_i a_i a'_i = Σ_j n_j ā_j ā'_j + α·α' and Σ_i D_i g_i g'_i = Σ_j D_j ḡ_j ḡ'_j + γ·γ'; so do
 outputs, Σ_i v_i a_i = Σ_j n_j v̄_j ā_j + Σ_i δv_i α_i with δv_i = v_i − v̄. Without clusters the means are left out.
 
-Source: own derivation (the analysis of variance of a block's features).
+Source: own derivation (the analysis of variance of a block's features), docs/theory.md, Theorem 4.
 """
 
 from __future__ import annotations
@@ -38,33 +36,6 @@ class Enclosure:
 
     lower: Float[Array, "*n"]
     upper: Float[Array, "*n"]
-
-
-def kept(share: float, number: int) -> int:
-    """How many of `number` directions a share of them is.
-
-    Args:
-        share: from 0 to 1.
-        number: of all.
-
-    Returns:
-        The number, rounded up.
-
-    Raises:
-        InputError: for a share out of range.
-
-    >>> kept(0.25, 10)
-    3
-    """
-    if not 0 <= share <= 1:
-        raise InputError(f"share is the exactly evaluated part, from 0 to 1; got {share}")
-    return min(number, int(-(-share * number // 1)))
-
-
-def orthonormality_defect(columns: Float[Array, "n k"], unit: float) -> Float[Array, ""]:
-    """A bound of ‖UᵀU − I‖₂ for a computed U, rounding of the product included."""
-    gram = columns.T @ columns
-    return jnp.linalg.norm(gram - jnp.eye(gram.shape[0])) + 2 * unit * columns.shape[1]
 
 
 @pytree
@@ -189,10 +160,37 @@ def features_at(block: MLPBlock, clusters: Clusters, x: Float[Array, "N d"]) -> 
     )
 
 
+def kept(share: float, number: int) -> int:
+    """How many of `number` directions a share of them is.
+
+    Args:
+        share: from 0 to 1.
+        number: of all.
+
+    Returns:
+        The number, rounded up.
+
+    Raises:
+        InputError: for a share out of range.
+
+    >>> kept(0.25, 10)
+    3
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share is the exactly evaluated part, from 0 to 1; got {share}")
+    return min(number, int(-(-share * number // 1)))
+
+
 def unit_of(clusters: Clusters) -> float:
     """Γ of `ntkfusion.theory.blocks.rounding` for these sizes."""
     m, e = clusters.w.shape
     return gamma(4 * (e + m) + 64)
+
+
+def orthonormality_defect(columns: Float[Array, "n k"], unit: float) -> Float[Array, ""]:
+    """A bound of ‖UᵀU − I‖₂ for a computed U, rounding of the product included."""
+    gram = columns.T @ columns
+    return jnp.linalg.norm(gram - jnp.eye(gram.shape[0])) + 2 * unit * columns.shape[1]
 
 
 def check_inputs(block: MLPBlock, x: Float[Array, "N d"]) -> None:

@@ -29,6 +29,7 @@ from ntkfusion.verification.statements import (
     signal_bound,
     zero_residual,
 )
+from tests.helpers.bert_tiny import bert_tiny_blocks
 from tests.helpers.blocks import dense_block, normal
 
 #: By default with one activation and less of what takes long; the slow tests run them as `ntkfusion verify` does.
@@ -82,6 +83,14 @@ def dense_block_of(vectors):
 def test_check_passes_in_full(name):
     outcome, _ = run_check(STATEMENTS[name], Scope(quick=False, seed=1, models=(tiny_model(),)))
     assert outcome.failures == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["output-bound", "sgd-kernel-bound", "sign-kernel-bound", "signal-bound"])
+def test_bounds_hold_for_bert_tiny(data_dir, few_activations, name):
+    outcome, _ = run_check(STATEMENTS[name], Scope(models=(bert_tiny_blocks(data_dir),)))
+    assert outcome.failures == []
+    assert any(row.layer is not None for row in outcome.rows)
 
 
 def test_real_blocks_have_rows_of_their_own(monkeypatch, few_activations):

@@ -39,7 +39,7 @@ class Enclosure:
 
 
 @pytree
-class Clusters:
+class ClusteredNeurons:
     """The neurons of a block in clusters, none if `counts` is empty.
 
     Attributes:
@@ -97,7 +97,7 @@ class Features:
     slope_error: Float[Array, " N"]
 
 
-def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Clusters:
+def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> ClusteredNeurons:
     """The neurons of a block in clusters.
 
     Args:
@@ -105,7 +105,7 @@ def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Cluster
         labels: the cluster of every neuron, from 0; None for no clusters.
 
     Returns:
-        The `Clusters`.
+        The `ClusteredNeurons`.
 
     Raises:
         InputError: for a block that is not dense, has constants or is not in float64, or labels that do not fit.
@@ -117,15 +117,15 @@ def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Cluster
     known = jnp.zeros(m, int) if labels is None else jnp.asarray(labels)
     weights = jnp.sum(block.w2**2, axis=1) / block.output_width
     empty = jnp.zeros((number, block.output_width))
-    whole = Clusters(w, block.w2, known, jnp.zeros(number), weights, jnp.zeros(number), empty, block.w2)
+    whole = ClusteredNeurons(w, block.w2, known, jnp.zeros(number), weights, jnp.zeros(number), empty, block.w2)
     if labels is None:
         return whole
     counts = whole.sums(jnp.ones(m))
     mean_v = whole.sums(block.w2.T).T / jnp.maximum(counts, 1)[:, None]
-    return Clusters(w, block.w2, known, counts, weights, whole.sums(weights), mean_v, block.w2 - mean_v[known])
+    return ClusteredNeurons(w, block.w2, known, counts, weights, whole.sums(weights), mean_v, block.w2 - mean_v[known])
 
 
-def features_at(block: MLPBlock, clusters: Clusters, x: Float[Array, "N d"]) -> Features:
+def features_at(block: MLPBlock, clusters: ClusteredNeurons, x: Float[Array, "N d"]) -> Features:
     """The features of a block at inputs.
 
     Args:
@@ -181,7 +181,7 @@ def kept(share: float, number: int) -> int:
     return min(number, int(-(-share * number // 1)))
 
 
-def unit_of(clusters: Clusters) -> float:
+def unit_of(clusters: ClusteredNeurons) -> float:
     """Γ of `ntkfusion.theory.blocks.rounding` for these sizes."""
     m, e = clusters.w.shape
     return gamma(4 * (e + m) + 64)
@@ -221,7 +221,7 @@ def check_fused(original: MLPBlock, fused: Block) -> None:
 
 
 def _slope_errors(
-    block: MLPBlock, clusters: Clusters, h: Float[Array, "N m"], norm: Float[Array, " N"]
+    block: MLPBlock, clusters: ClusteredNeurons, h: Float[Array, "N m"], norm: Float[Array, " N"]
 ) -> Float[Array, "N m"]:
     """κ of `ntkfusion.theory.blocks.rounding`, with H_i ≤ ‖x̄‖ ‖w_i‖."""
     unit = unit_of(clusters)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.enclosures.enclosure import (
-    Clusters,
+    ClusteredNeurons,
     Enclosure,
     Features,
     check_fused,
@@ -94,7 +94,7 @@ class OutputDirections:
         residual: a bound of ‖diag(d) δV − U S Rᵀ‖_F.
     """
 
-    clusters: Clusters
+    clusters: ClusteredNeurons
     scale: Float[Array, " m"]
     left: Float[Array, "m q"]
     values: Float[Array, " q"]
@@ -188,7 +188,7 @@ def _limits(
     return Enclosure(jnp.maximum(lower - room, 0), upper + room)
 
 
-def _allowance(original: MLPBlock, clusters: Clusters, side: Features) -> Float[Array, " N"]:
+def _allowance(original: MLPBlock, clusters: ClusteredNeurons, side: Features) -> Float[Array, " N"]:
     """Rounding of activations, of their sums and of f: at most 16 Γ ‖x̄‖ ‖W‖_F ‖V‖_F + 4 Γ ‖b2‖."""
     unit = unit_of(clusters)
     bias = 0.0 if original.b2 is None else jnp.linalg.norm(original.b2)

@@ -35,7 +35,7 @@ from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.enclosures.enclosure import (
-    Clusters,
+    ClusteredNeurons,
     Enclosure,
     Features,
     check_fused,
@@ -101,7 +101,7 @@ class KernelDirections:
         defect: a bound of ‖UᵀU − I‖ and of ‖VᵀV − I‖.
     """
 
-    clusters: Clusters
+    clusters: ClusteredNeurons
     values: Float[Array, "m m"]
     slopes: Float[Array, "m m"]
     order: Int[Array, " 2*m"]
@@ -195,7 +195,7 @@ def split_product(
     return p @ q.T, rest[:, None] * rest_z[None, :] + slack * size[:, None] * size_z[None, :]
 
 
-def _allowance(c: Clusters, left: Features, right: Features) -> Float[Array, "N M"]:
+def _allowance(c: ClusteredNeurons, left: Features, right: Features) -> Float[Array, "N M"]:
     """Rounding of features, of sums of their products and of K, as sums of sizes and errors."""
     unit, whole = unit_of(c), 2 * jnp.sqrt(jnp.sum(c.weights))
     norms = jnp.linalg.norm(left.x, axis=1)[:, None] * jnp.linalg.norm(right.x, axis=1)[None, :]

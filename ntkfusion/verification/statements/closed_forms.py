@@ -72,8 +72,8 @@ def gated(activation: str, seed: int) -> GatedBlock:
 def masked(activation: str, seed: int) -> MaskedBlock:
     """Holes in both matrices, with weights other than 0 under them, and constants."""
     like, generator = dense(activation, seed), np.random.default_rng(seed)
-    masks = [jnp.asarray(generator.random(shape) < 0.6, jnp.float64) for shape in ((D, M), (M, OUT))]
-    return MaskedBlock(like.w1, like.b1, like.w2, like.b2, *masks, like.q, like.r, activation=activation)
+    mask1, mask2 = (jnp.asarray(generator.random(shape) < 0.6, jnp.float64) for shape in ((D, M), (M, OUT)))
+    return MaskedBlock(like.w1, like.b1, like.w2, like.b2, mask1, mask2, like.q, like.r, activation=activation)
 
 
 def mixture(activation: str, seed: int) -> MixtureBlock:

@@ -91,7 +91,7 @@ def exact_rows(activation: str, block: MixtureBlock, x: jax.Array) -> tuple[list
     rows, controls, output = [], [], np.asarray(evaluate(block, x)["output"])
     for kind, variant in KINDS:
         small = fused(block, variant)
-        bare = exchanged(small, [each.replace(q=jnp.ones_like(each.q)) for each in experts_of(small)])
+        bare = exchanged(small, [each.replace(q=jnp.ones(each.hidden_width, x.dtype)) for each in experts_of(small)])
         old = kernels(block, x, kind)
         for name, other in (("", small), ("without cluster sizes", bare)):
             errors = [np.abs(np.asarray(evaluate(other, x)["output"]) - output).max() / np.abs(output).max()]

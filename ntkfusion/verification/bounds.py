@@ -1,51 +1,52 @@
 """What the checks of bounds share: rows from comparisons, and controls that break a bound on purpose.
 
-Small networks with planted near-duplicates, and real ones, for checks of whole networks.
+A bound takes its terms as an argument, a named tuple of functions: `term_controls` hands it each of them scaled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import ModuleType
-from typing import Any
-from unittest.mock import patch
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.sources import DEMO
-from ntkfusion.compression.methods.mlp_fusion import fuse
-from ntkfusion.data.block_inputs import tokenize
-from ntkfusion.data.text import sample_sentences
-from ntkfusion.errors import CheckpointError
-from ntkfusion.kernels.block.dense import terms
+from ntkfusion.compression.methods.mlp_fusion import Variant
+from ntkfusion.kernels.block.dense import terms as kernel_terms
 from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.kernels.kinds import Kind
-from ntkfusion.models.bert.config import BertConfig
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model, random_model
-from ntkfusion.verification.cases import Case, clusters_of, normal, planted_labels, repeated
-from ntkfusion.verification.check import Control, Row, Scope
+from ntkfusion.theory.activations.suprema import supremum_on
+from ntkfusion.theory.blocks.kernel_weights import FusedConstants, constants_of
+from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
+from ntkfusion.theory.trajectories import with_constants
+from ntkfusion.verification.cases import BlockCase, real_cases, synthetic_cases
+from ntkfusion.verification.check import Scope
+from ntkfusion.verification.outcome import CheckOutcome, CheckRow, Control
 
 #: By form of the bound what was measured and what bounds it.
 Compared = dict[str, tuple[Array, Array]]
 
-#: A term of a bound, or a constant in it: the module and the name by which it is looked up there.
-Term = tuple[ModuleType, str]
+
+#: A named tuple of functions: the terms of a bound.
+T = TypeVar("T", bound=Any)
+
+#: A bound as a function of suprema, terms and its other arguments.
+SwitchedBound = Callable[..., Array]
+
 
 #: Arrays of synthetic blocks are small: compiling is what takes time.
 FAST = {"xla_backend_optimization_level": 0}
+
 
 #: Inputs of comparisons that hold o or o² numbers per pair, of synthetic and of real blocks.
 FEW, REAL_FEW = 6, 2
 
 
-def few_inputs(case: Case, scope: Scope) -> Float[Array, "N d"] | None:
+def few_inputs(case: BlockCase, scope: Scope) -> Float[Array, "N d"] | None:
     """The inputs of such comparisons; in quick mode only of synthetic blocks of one activation."""
     if scope.quick and (case.is_real or case.original.activation != "gelu"):
         return None
@@ -57,11 +58,11 @@ def kernel_gap(
 ) -> Array:
     """|K − K̃| by the closed forms behind `block_kernel`; `outputs` is "trace" (their mean), "diagonal" or "full"."""
     pairs = (x.shape[0], z.shape[0])
-    old, new = (sum(evaluate_terms(terms(b, x, z, kind), outputs, pairs).values()) for b in (original, fused))
+    old, new = (sum(evaluate_terms(kernel_terms(b, x, z, kind), outputs, pairs).values()) for b in (original, fused))
     return jnp.abs(old - new)
 
 
-def rows_of(found: Iterable[tuple[Case, Compared]], of: str) -> tuple[Row, ...]:
+def rows_of(found: Iterable[tuple[BlockCase, Compared]], of: str) -> tuple[CheckRow, ...]:
     """A row per form and kind of case: synthetic blocks of all activations together, real ones one by one.
 
     Args:
@@ -79,7 +80,7 @@ def rows_of(found: Iterable[tuple[Case, Compared]], of: str) -> tuple[Row, ...]:
     rows = []
     for (name, form, layer, width), parts in groups.items():
         measured, bound = (np.concatenate(side) for side in zip(*parts, strict=True))
-        rows.append(Row(f"{name}, {form}", measured, bound, of, layer, width))
+        rows.append(CheckRow(f"{name}, {form}", measured, bound, of, layer, width))
     return tuple(rows)
 
 
@@ -93,51 +94,93 @@ def perturbed(block: MLPBlock) -> MLPBlock:
     return block.replace(w2=block.w2.at[0].add(1.0))
 
 
-def switchboard(bound: Callable[..., Array], switches: Sequence[Term]) -> Callable[..., Array]:
-    """A bound whose terms can be scaled: ``f(factors, *arguments)``, compiled once for all factors.
+def smooth_cases(cases: Sequence[BlockCase]) -> list[BlockCase]:
+    """The cases that controls of terms look at: one smooth activation is enough."""
+    return [case for case in cases if case.original.activation == "gelu"]
 
-    Args:
-        bound: the bound as a function that is not compiled, down to where the terms are looked up.
-        switches: what the factors belong to.
 
-    Returns:
-        The function; its factors are an array, 1 for a term as it is, 0 for one that is deleted.
+@dataclasses.dataclass(frozen=True)
+class KernelBoundCheck(Generic[T]):
+    """The check of a kernel's bound: in all its forms for one variant, in its tight form for another one.
+
+    Attributes:
+        variants: the variant whose kernel is exact when neurons coincide, and the other one.
+        compare: the compiled comparison of terms, original, fused block, pair, constants, inputs and the few inputs of
+            larger comparisons (or None); "tight" is one of its forms.
+        bound: the tight form, as `term_controls` takes it; its arguments are pair, constants and inputs.
+        terms: what the bound is made of.
+        switches: as in `term_controls`.
     """
 
-    def scaled(factors: Array, *arguments: Any) -> Array:
-        with ExitStack() as stack:
-            for factor, (module, name) in zip(factors, switches, strict=True):
-                stack.enter_context(_multiplied(module, name, factor))
-            return bound(*arguments)
+    variants: tuple[Variant, Variant]
+    compare: Callable[..., Compared]
+    bound: SwitchedBound
+    terms: T
+    switches: dict[str, tuple[str, float]]
 
-    return jax.jit(scaled, compiler_options=FAST)
+    def run(self, scope: Scope) -> CheckOutcome:
+        """Synthetic and real blocks."""
+        cases = synthetic_cases(scope)
+        found = [(case, self.both(case, scope)) for case in (*cases, *real_cases(scope))]
+        return CheckOutcome(rows_of(found, "numbers"), tuple(self.controls(cases)))
+
+    def both(self, case: BlockCase, scope: Scope) -> Compared:
+        """The first variant in every form, and the other one traced; of real blocks in quick mode only the first."""
+        main, other = self.variants
+        found = self.measure(case, main, few=few_inputs(case, scope))
+        if not (case.is_real and scope.quick):
+            found[f"tight for {other.upper()}"] = self.measure(case, other)["tight"]
+        return found
+
+    def controls(self, cases: Sequence[BlockCase]) -> list[Control]:
+        """What must violate the bound."""
+        wrong = (self.measure(case, self.variants[0], perturbed(case.original))["tight"] for case in cases)
+        changed = Control("an original changed behind the bound's back", violated(wrong))
+        smooth: list[tuple[BlockCase, Variant]] = [
+            (case, variant) for case in smooth_cases(cases) for variant in self.variants
+        ]
+        errors = [self.measure(*one)["tight"][0] for one in smooth]
+        arguments = [(*_arranged(*one)[1:], one[0].x) for one in smooth]
+        return [changed, *term_controls(errors, arguments, self.bound, self.terms, self.switches)]
+
+    def measure(
+        self,
+        case: BlockCase,
+        variant: Variant,
+        original: MLPBlock | None = None,
+        few: Float[Array, "n d"] | None = None,
+    ) -> Compared:
+        """A case against one of its variants, its original exchanged or not."""
+        old = case.original if original is None else original
+        return self.compare(self.terms, old, *_arranged(case, variant), case.x, few)
 
 
-@contextmanager
-def _multiplied(module: ModuleType, name: str, factor: Array) -> Iterator[None]:
-    true = getattr(module, name)
-    with patch.object(module, name, lambda *a, **k: factor * true(*a, **k)):
-        yield
+def _arranged(case: BlockCase, variant: Variant) -> tuple[MLPBlock, FusedPair, FusedConstants]:
+    """The fused block, the pair and the constants."""
+    fused = with_constants(case.fused(variant))
+    return fused, pair_blocks(case.original, fused, case.labels), constants_of(case.original, fused)
 
 
 def term_controls(
     errors: Sequence[Array],
     arguments: Sequence[tuple[Any, ...]],
-    bound: Callable[..., Array],
-    switches: dict[Term, tuple[str, float]],
+    bound: SwitchedBound,
+    terms: T,
+    switches: dict[str, tuple[str, float]],
 ) -> list[Control]:
     """One control per term: with it scaled, some case must violate the bound; with none scaled, no case may.
 
     Args:
         errors: what was measured, one array per case.
-        arguments: what `bound` takes for each.
+        arguments: what `bound` takes for each, behind suprema and terms.
         bound: as in `switchboard`.
-        switches: term → what is wrong in words, and its factor.
+        terms: as in `switchboard`.
+        switches: name of a switch → what is wrong in words, and its factor.
 
     Returns:
         The controls; a single one that passes if the bound is violated as it is, for then they would all fail.
     """
-    program = switchboard(bound, tuple(switches))
+    program = switchboard(bound, terms, tuple(switches))
 
     def breaks(factors: np.ndarray) -> bool:
         found = (program(jnp.asarray(factors), *given) for given in arguments)
@@ -154,66 +197,31 @@ def term_controls(
     return found
 
 
-TINY = BertConfig(
-    vocab_size=50,
-    hidden_size=12,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=16,
-    max_position_embeddings=8,
-    initializer_range=0.15,
-    num_labels=3,
-)
+#: Name of the switch that belongs to the suprema of σ'' and σ''' on segments, beside those of a bound's terms.
+SUPREMUM = "supremum"
 
 
-def double_model(config: ModelConfig, seed: int = 0) -> Model:
-    """A random model in float64 whose biases and LayerNorms are random too."""
-    leaves, tree = jax.tree.flatten(jax.jit(lambda: random_model(config, seed).params, compiler_options=FAST)())
-    arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
-    wider = [array + 0.1 * normal(100 * seed + i, *array.shape) * (array.ndim == 1) for i, array in enumerate(arrays)]
-    return Model(config, jax.tree.unflatten(tree, [jnp.asarray(array) for array in wider]))
-
-
-def planted_networks(model: Model, residual: float, seed: int = 0) -> tuple[Model, Model]:
-    """A model whose neurons come in pairs that differ by `residual` of their size, and its fusion to half (V1).
+def switchboard(bound: SwitchedBound, terms: T, switches: Sequence[str]) -> Callable[..., Array]:
+    """A bound whose terms can be scaled: ``f(factors, *arguments)``, compiled once for all factors.
 
     Args:
-        model: in float64, with dense blocks; the first half of every block's neurons is used.
-        residual: root mean square of what is added to weights, as a part of theirs.
-        seed: of what is added.
+        bound: the bound as a function of suprema, terms and its other arguments.
+        terms: a named tuple of functions.
+        switches: what the factors belong to: fields of `terms`, or `SUPREMUM`.
 
     Returns:
-        Original and compressed model.
+        The function; its factors are an array, 1 for a term as it is, 0 for one that is deleted.
     """
-    originals, fused = {}, {}
-    for index, block in enumerate(model.mlp_blocks()):
-        assert isinstance(block, MLPBlock)
-        sizes = [2] * (block.hidden_width // 2)
-        twice = repeated(block.fold(), sizes)
-        noisy = {name: _moved(array, residual, 1000 * seed + index) for name, array in twice.parameters().items()}
-        originals[index] = twice.replace(**noisy)
-        fused[index] = fuse(originals[index], clusters_of(originals[index], planted_labels(sizes)), "v1")
-    return model.replace_mlp_blocks(originals), model.replace_mlp_blocks(fused)
+
+    def scaled(factors: Float[Array, " n"], *arguments: Any) -> Array:
+        by_name = {name: factors[index] for index, name in enumerate(switches)}
+        supremum = multiplied(supremum_on, by_name.pop(SUPREMUM)) if SUPREMUM in by_name else supremum_on
+        changed = {name: multiplied(getattr(terms, name), factor) for name, factor in by_name.items()}
+        return bound(supremum, terms._replace(**changed), *arguments)
+
+    return jax.jit(scaled, compiler_options=FAST)
 
 
-def _moved(array: Any, residual: float, seed: int) -> jax.Array:
-    size = jnp.sqrt(jnp.mean(array * array))
-    return array + residual * size * jnp.asarray(normal(seed + array.size, *array.shape))
-
-
-def tiny_batch(seed: int = 0, batch: int = 2, length: int = 5) -> dict[str, jax.Array]:
-    """Token ids, the last two of the last row being padding."""
-    ids = jax.random.randint(jax.random.key(seed), (batch, length), 1, TINY.vocab_size)
-    return {"input_ids": ids, "attention_mask": jnp.ones_like(ids).at[-1, -2:].set(0)}
-
-
-def packaged_network(count: int = 1) -> tuple[Model, dict[str, jax.Array]] | None:
-    """The packaged model in float64 and its shortest sentences of one length; None if it is not installed."""
-    try:
-        model = load_model(DEMO, dtype="float64")
-    except CheckpointError:
-        return None
-    encodings = sorted(tokenize(model, sample_sentences(), max_length=32)[0], key=len)
-    alike = [ids for ids in encodings if len(ids) == len(encodings[0])][:count]
-    ids = jnp.asarray(alike, jnp.int32)
-    return model, {"input_ids": ids, "attention_mask": jnp.ones_like(ids)}
+def multiplied(term: Callable[..., Array], factor: Array | float) -> Callable[..., Array]:
+    """A function that gives `factor` times what `term` gives."""
+    return lambda *arguments, **named: factor * term(*arguments, **named)

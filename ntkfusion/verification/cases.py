@@ -29,7 +29,7 @@ INPUTS, D, OUT = 40, 12, 7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Case:
+class BlockCase:
     """A block with a clustering of its neurons and inputs.
 
     Attributes:
@@ -135,14 +135,14 @@ def clusters_of(block: MLPBlock, labels: np.ndarray) -> KMeansResult:
     )
 
 
-def planted_case(activation: str, seed: int, residual: float) -> Case:
+def planted_case(activation: str, seed: int, residual: float) -> BlockCase:
     """Planted clusters with a residual, clustered as planted."""
     block = planted_block(activation, seed, residual)
     clusters = clusters_of(block, planted_labels(SIZES))
-    return Case(f"planted, residual {residual:g}", block, clusters, inputs_of(seed))
+    return BlockCase(f"planted, residual {residual:g}", block, clusters, inputs_of(seed))
 
 
-def moved_case(activation: str, seed: int, residual: float) -> Case:
+def moved_case(activation: str, seed: int, residual: float) -> BlockCase:
     """Planted clusters, the centres moved away from the means by as much as the neurons are."""
     case = planted_case(activation, seed, residual)
     moved = residual * normal(seed + 8, *case.clusters.centroids.shape)
@@ -150,12 +150,12 @@ def moved_case(activation: str, seed: int, residual: float) -> Case:
     return dataclasses.replace(case, name=f"moved centres, residual {residual:g}", clusters=clusters)
 
 
-def random_case(activation: str, seed: int) -> Case:
+def random_case(activation: str, seed: int) -> BlockCase:
     """Neurons that do not cluster, each with the nearest of the first few."""
     block = random_block(activation, seed)
     vectors = np.asarray(neuron_vectors(block))
     squares = np.sum((vectors[:, None, :] - vectors[None, : len(SIZES), :]) ** 2, axis=2)
-    return Case("random", block, clusters_of(block, squares.argmin(axis=1)), inputs_of(seed))
+    return BlockCase("random", block, clusters_of(block, squares.argmin(axis=1)), inputs_of(seed))
 
 
 def inputs_of(seed: int) -> Float[Array, "N d"]:
@@ -163,7 +163,7 @@ def inputs_of(seed: int) -> Float[Array, "N d"]:
     return jnp.asarray(normal(10 * seed + 3, INPUTS, D))
 
 
-def synthetic_cases(scope: Scope) -> list[Case]:
+def synthetic_cases(scope: Scope) -> list[BlockCase]:
     """Planted clusters (means and moved centres) and random blocks; in full mode of every activation."""
     residuals, cases = (1e-3, 1e-2, 0.1, 0.3), []
     for number, activation in enumerate(QUICK_ACTIVATIONS if scope.quick else ACTIVATIONS):
@@ -173,14 +173,14 @@ def synthetic_cases(scope: Scope) -> list[Case]:
     return cases
 
 
-def real_cases(scope: Scope) -> Iterator[Case]:
-    """Real blocks at every width of the scope."""
+def real_cases(scope: Scope) -> Iterator[BlockCase]:
+    """RealBlocks blocks at every width of the scope."""
     for model, layer in scope.layers():
         for width in scope.widths:
             block = model.blocks[layer]
             clusters = cluster_once(block, width, scope)
             name = f"{model.name}, layer {layer}, width {width:g}"
-            yield Case(name, block, clusters, model.inputs[layer], layer, width)
+            yield BlockCase(name, block, clusters, model.inputs[layer], layer, width)
 
 
 _CLUSTERED: dict[tuple[int, float, int, bool], tuple[MLPBlock, KMeansResult]] = {}

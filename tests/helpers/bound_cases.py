@@ -11,7 +11,7 @@ import ntkfusion as nf
 
 
 @dataclass(frozen=True)
-class Shape:
+class PairShape:
     """Sizes of a case; one compiled program each."""
 
     d: int
@@ -24,16 +24,16 @@ class Shape:
 
 
 SHAPES = {
-    "one of each": Shape(1, 1, 1, 1, 1, 1, bias=False),
-    "one token": Shape(4, 7, 3, 2, 1, 1),
-    "small": Shape(3, 6, 3, 2, 4, 3),
-    "as many centres as neurons": Shape(2, 4, 4, 3, 3, 2, bias=False),
-    "wide": Shape(5, 16, 5, 3, 6, 6),
+    "one of each": PairShape(1, 1, 1, 1, 1, 1, bias=False),
+    "one token": PairShape(4, 7, 3, 2, 1, 1),
+    "small": PairShape(3, 6, 3, 2, 4, 3),
+    "as many centres as neurons": PairShape(2, 4, 4, 3, 3, 2, bias=False),
+    "wide": PairShape(5, 16, 5, 3, 6, 6),
 }
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PairRecipe:
     """How a case is made. Exponents are of 10.
 
     Attributes:
@@ -61,7 +61,7 @@ CENTRES, CONSTANTS, ZEROS = ("mean", "near", "far"), ("none", "v1", "v4", "any")
 
 
 @dataclass(frozen=True)
-class Case:
+class BlockPair:
     """Two blocks, the clusters, and inputs."""
 
     original: nf.MLPBlock
@@ -71,7 +71,7 @@ class Case:
     z: jnp.ndarray
 
 
-def build(shape: Shape, activation: str, recipe: Recipe) -> Case:
+def build_pair(shape: PairShape, activation: str, recipe: PairRecipe) -> BlockPair:
     """The case of a recipe."""
     rng = np.random.default_rng(recipe.seed)
     labels = np.concatenate([np.arange(shape.c), rng.integers(0, shape.c, shape.m - shape.c)])
@@ -94,7 +94,9 @@ def build(shape: Shape, activation: str, recipe: Recipe) -> Case:
     fused = _block(centres, q, r, shape, activation, rng, counts)
     if original.b2 is not None and recipe.centres != "far":
         fused = fused.replace(b2=original.b2)
-    return Case(original, fused, jnp.asarray(labels), jnp.asarray(inputs[: shape.N]), jnp.asarray(inputs[shape.N :]))
+    return BlockPair(
+        original, fused, jnp.asarray(labels), jnp.asarray(inputs[: shape.N]), jnp.asarray(inputs[shape.N :])
+    )
 
 
 def _put_zeros(zeros: str, neurons: np.ndarray, inputs: np.ndarray, e: int, rng: np.random.Generator) -> None:
@@ -123,7 +125,7 @@ def _block(
     rows: np.ndarray,
     q: np.ndarray | None,
     r: np.ndarray | None,
-    shape: Shape,
+    shape: PairShape,
     activation: str,
     rng: np.random.Generator,
     counts: np.ndarray | None = None,

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ntkfusion.reporting.plots import RC
 from ntkfusion.reporting.summary import width_label
-from ntkfusion.verification.check import Curve, Outcome, Row
+from ntkfusion.verification.outcome import CheckCurve, CheckOutcome, CheckRow
 
 #: At most so many points of one form are drawn, spread over its order.
 MOST_POINTS = 4000
@@ -37,23 +37,23 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def form_of(row: Row) -> str:
+def form_of(row: CheckRow) -> str:
     """What is compared: the end of a row's name that is no layer, width or residual, such as the form of a bound."""
     parts = [part for part in row.case.split(", ") if not re.search(r"\b(layer|width|residual) [\d.e-]+$", part)]
     return parts[-1] if parts else row.case
 
 
-def has_scatter(outcome: Outcome) -> bool:
+def has_scatter(outcome: CheckOutcome) -> bool:
     """Whether some comparison has several numbers, with a bound that is not just a tolerance."""
     return bool(_clouds(outcome))
 
 
-def has_tightness(outcome: Outcome) -> bool:
+def has_tightness(outcome: CheckOutcome) -> bool:
     """Whether some comparison belongs to a layer and has a ratio."""
     return any(row.layer is not None and row.ratio == row.ratio for row in outcome.rows)
 
 
-def scatter_figure(outcome: Outcome) -> Figure:
+def scatter_figure(outcome: CheckOutcome) -> Figure:
     """Every comparison's numbers against their bounds, a colour per form, on logarithmic axes with the diagonal."""
     clouds = _clouds(outcome)
     with matplotlib.rc_context(RC):
@@ -75,7 +75,7 @@ def scatter_figure(outcome: Outcome) -> Figure:
         return figure
 
 
-def _clouds(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _clouds(outcome: CheckOutcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By form, the measured numbers above 0 with their bounds."""
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for row in outcome.rows:
@@ -90,9 +90,9 @@ def _clouds(outcome: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return clouds
 
 
-def tightness_figure(outcome: Outcome) -> Figure:
+def tightness_figure(outcome: CheckOutcome) -> Figure:
     """Median of bound / measured by layer: a panel per model, a colour per form, a line style per width."""
-    models: dict[str, list[Row]] = {}
+    models: dict[str, list[CheckRow]] = {}
     for row in outcome.rows:
         if row.layer is not None and row.ratio == row.ratio:
             models.setdefault(row.case.split(", ", 1)[0], []).append(row)
@@ -115,7 +115,7 @@ def tightness_figure(outcome: Outcome) -> Figure:
         return figure
 
 
-def _line_of(row: Row) -> str:
+def _line_of(row: CheckRow) -> str:
     """A row's name without the model in front, layer and width."""
     parts = [part for part in row.case.split(", ")[1:] if not re.search(r"\b(layer|width) [\d.e-]+$", part)]
     return ", ".join(parts)
@@ -125,7 +125,7 @@ def _style(number: int) -> dict[str, Any]:
     return {"marker": _MARKERS[number % len(_MARKERS)], "color": _COLOURS[number % len(_COLOURS)]}
 
 
-def _tightness_panel(axes: Axes, rows: list[Row], names: list[str], widths: list[float]) -> None:
+def _tightness_panel(axes: Axes, rows: list[CheckRow], names: list[str], widths: list[float]) -> None:
     for number, name in enumerate(names):
         for place, width in enumerate(widths or [None]):
             line = sorted((row.layer or 0, row.ratio) for row in rows if (_line_of(row), row.width) == (name, width))
@@ -138,7 +138,7 @@ def _tightness_panel(axes: Axes, rows: list[Row], names: list[str], widths: list
     axes.set_xlabel("layer")
 
 
-def curve_figure(curve: Curve) -> Figure:
+def curve_figure(curve: CheckCurve) -> Figure:
     """Lines on top of each other, later ones dashed so that earlier ones show through."""
     with matplotlib.rc_context(RC):
         figure = _figure(9.0, 5.0)

@@ -17,7 +17,7 @@ from ntkfusion.commands.verify.run import Finding, Verification
 from ntkfusion.reporting.html import html_document, html_figure
 from ntkfusion.reporting.plots import save_png
 from ntkfusion.utils.files import Json
-from ntkfusion.verification.check import Row
+from ntkfusion.verification.outcome import CheckRow
 
 _HEADER = ("check", "numbers", "rows", "controls that fail", "bound / measured", "seconds", "")
 
@@ -122,7 +122,7 @@ def _row_cells(finding: Finding) -> list[list[str]]:
     return cells
 
 
-def _word(row: Row) -> str:
+def _word(row: CheckRow) -> str:
     return "holds" if row.holds else f"FAILS ({row.violations})"
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import runpy
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
-from pathlib import Path
 
-import ntkfusion
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.conditions import command_line, environment
 from ntkfusion.commands.request import check_seed, results_path
@@ -19,8 +16,10 @@ from ntkfusion.data.calibration import read_text
 from ntkfusion.errors import InputError
 from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
-from ntkfusion.verification.check import Check, Outcome, Real, Scope, double_precision, quick_compilation, run_check
+from ntkfusion.verification.check import Check, RealBlocks, Scope, double_precision, quick_compilation, run_check
+from ntkfusion.verification.outcome import CheckOutcome
 from ntkfusion.verification.real_blocks import model_blocks, packaged_blocks
+from ntkfusion.verification.registry import STATEMENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Finding:
     """What one check found, and how long it took."""
 
     check: Check
-    outcome: Outcome
+    outcome: CheckOutcome
     seconds: float
 
 
@@ -60,20 +59,6 @@ class Verification:
         return all(finding.outcome.passed for finding in self.findings)
 
 
-def find_checks() -> dict[str, Check]:
-    """Every check by name: the scripts of ``theory_checks/``, beside the package or (installed) inside it.
-
-    Raises:
-        InputError: if the folder is not there.
-    """
-    package = Path(ntkfusion.__path__[0])
-    places = [folder for folder in (package / "theory_checks", package.parent / "theory_checks") if folder.is_dir()]
-    if not places:
-        raise InputError("the folder theory_checks, which holds the checks, is missing; install ntkfusion again")
-    loaded = [runpy.run_path(str(path))["CHECK"] for path in sorted(places[0].glob("*.py"))]
-    return {check.name: check for check in loaded}
-
-
 def plan(options: Verify) -> VerifyPlan:
     """Find the checks that a request means.
 
@@ -82,7 +67,7 @@ def plan(options: Verify) -> VerifyPlan:
         OutputExistsError: if an earlier report would be replaced that must not be.
     """
     check_seed(options.seed)
-    checks = find_checks()
+    checks = STATEMENTS
     unknown = [name for name in options.checks if name not in checks]
     if unknown or len(set(options.checks)) != len(options.checks):
         raise InputError(
@@ -144,20 +129,20 @@ def _two_at_a_time(plan: VerifyPlan, progress: Progress) -> tuple[list[Finding],
     return findings, found[plan.checks[0].name][2]
 
 
-def _by_name(options: Verify, name: str) -> tuple[Outcome, float, list[str]]:
+def _by_name(options: Verify, name: str) -> tuple[CheckOutcome, float, list[str]]:
     """A check in a process of its own: what it found, its seconds, the models it had."""
     with quick_compilation(options.quick):
         models = _models_once(options)
-        outcome, seconds = run_check(find_checks()[name], Scope(options.quick, options.seed, models))
+        outcome, seconds = run_check(STATEMENTS[name], Scope(options.quick, options.seed, models))
     return outcome, seconds, [real.name for real in models]
 
 
 @lru_cache(maxsize=1)
-def _models_once(options: Verify) -> tuple[Real, ...]:
+def _models_once(options: Verify) -> tuple[RealBlocks, ...]:
     return _models(options)
 
 
-def _models(options: Verify) -> tuple[Real, ...]:
+def _models(options: Verify) -> tuple[RealBlocks, ...]:
     if options.model is None:
         return packaged_blocks(options.seed, quick=options.quick)
     return (model_blocks(load_model(options.model), read_text(options.text), seed=options.seed),)

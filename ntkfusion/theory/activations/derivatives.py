@@ -19,13 +19,12 @@ from ntkfusion.models.activations import Elementwise, get_activation
 
 INV_SQRT_2PI = 0.3989422804014327
 
+
 #: u = SLOPE (h + CUBIC h³) of gelu_tanh: ½(1 + tanh(u/2)) = s(u).
 SLOPE = 1.5957691216057308
 
-CUBIC = 0.044715
 
-#: Beyond these |h| every decaying factor is below the smallest float64, and powers of h may overflow.
-_FAR = {"gelu": 40.0, "gelu_tanh": 40.0, "silu": 800.0}
+CUBIC = 0.044715
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,36 @@ class Derivatives:
     first: Elementwise
     second: Elementwise
     third: Elementwise
+
+
+def derivatives(name: str) -> Derivatives:
+    """The derivatives of an activation.
+
+    Args:
+        name: a name or alias that `ntkfusion.models.activations.get_activation` knows.
+
+    Returns:
+        The functions σ, σ', σ'', σ'''.
+
+    Raises:
+        InputError: for an unknown name.
+
+    >>> import jax.numpy as jnp
+    >>> float(derivatives("silu").second(jnp.zeros(())))
+    0.5
+    """
+    activation = get_activation(name)
+    far = _FAR.get(activation.name)
+    first, second, third = (_clipped(f, far) for f in (activation.derivative, *_HIGHER[activation.name]))
+    return Derivatives(activation.name, activation.value, first, second, third)
+
+
+#: Beyond these |h| every decaying factor is below the smallest float64, and powers of h may overflow.
+_FAR = {"gelu": 40.0, "gelu_tanh": 40.0, "silu": 800.0}
+
+
+def _clipped(f: Elementwise, far: float | None) -> Elementwise:
+    return f if far is None else lambda h: f(jnp.clip(h, -far, far))
 
 
 def _gauss(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -76,7 +105,7 @@ def _silu_third(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def _inner(h: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"], Float[Array, "*s"]]:
-    """U, u' and u'' of gelu_tanh; u''' = 6 SLOPE CUBIC."""
+    """The inner u, u' and u'' of gelu_tanh; u''' = 6 SLOPE CUBIC."""
     return SLOPE * (h + CUBIC * h * h * h), SLOPE * (1 + 3 * CUBIC * h * h), 6 * SLOPE * CUBIC * h
 
 
@@ -99,29 +128,3 @@ _HIGHER: dict[str, tuple[Elementwise, Elementwise]] = {
     "gelu_tanh": (_gelu_tanh_second, _gelu_tanh_third),
     "silu": (_silu_second, _silu_third),
 }
-
-
-def _clipped(f: Elementwise, far: float | None) -> Elementwise:
-    return f if far is None else lambda h: f(jnp.clip(h, -far, far))
-
-
-def derivatives(name: str) -> Derivatives:
-    """The derivatives of an activation.
-
-    Args:
-        name: a name or alias that `ntkfusion.models.activations.get_activation` knows.
-
-    Returns:
-        The functions σ, σ', σ'', σ'''.
-
-    Raises:
-        InputError: for an unknown name.
-
-    >>> import jax.numpy as jnp
-    >>> float(derivatives("silu").second(jnp.zeros(())))
-    0.5
-    """
-    activation = get_activation(name)
-    far = _FAR.get(activation.name)
-    first, second, third = (_clipped(f, far) for f in (activation.derivative, *_HIGHER[activation.name]))
-    return Derivatives(activation.name, activation.value, first, second, third)

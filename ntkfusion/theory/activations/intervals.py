@@ -1,16 +1,14 @@
-"""Interval arithmetic on NumPy arrays, rounded outwards: what proofs about activations are made of.
+"""Enclosures of the derivatives of activations on intervals: what the proofs of their suprema are made of.
 
-Sums, products and quotients of float64 are correctly rounded, so one step of `nextafter` outwards encloses them.
-NumPy's exp is taken to be within 8 units in the last place (it documents at most 4).
-
-Enclosures of the derivatives of activations on intervals, from Taylor coefficients through differential equations.
-
-A smooth activation is σ(h) = h P(h), hence σ^(k) = k! (h p_k + p_{k−1}) with the Taylor coefficients p_k of P:
+A smooth activation is σ(h) = h P(h), hence σ^(k) = k! (h p_k + p_{k−1}) with the Taylor coefficients p_k of P, which
+follow from differential equations:
 
     P = s(u), s' = s(1 − s):  (k + 1) p_{k+1} = Σ_j (j + 1) u_{j+1} w_{k−j},  w = p (1 − p)
     P = Φ, φ' = −h φ:         (k + 1) p_{k+1} = φ_k,  (k + 1) φ_{k+1} = −(h φ_k + φ_{k−1})
 
-Every operation is one of interval arithmetic, so the results enclose the derivatives at all points of the interval.
+Every operation is one of interval arithmetic (`Interval`), so the results enclose the derivatives at all points of the
+interval. Sums, products and quotients of float64 are correctly rounded, so one step of `nextafter` outwards encloses
+them; NumPy's exp is taken to be within 8 units in the last place (it documents at most 4).
 """
 
 from __future__ import annotations
@@ -22,15 +20,51 @@ import numpy as np
 
 from ntkfusion.theory.activations.derivatives import CUBIC, INV_SQRT_2PI, SLOPE
 
+
+def derivative_on(name: str, h: Interval, order: int) -> Interval:
+    """An enclosure of σ^(order) on intervals.
+
+    Args:
+        name: "gelu", "gelu_tanh" or "silu".
+        h: the intervals; |h| ≤ 8 for gelu, ≤ 20 for gelu_tanh, ≤ 700 for silu.
+        order: 1 or more.
+
+    Returns:
+        Intervals that hold σ^(order)(t) for every t in `h`.
+    """
+    p = _gauss_jet(h, order) if name == "gelu" else _logistic_jet([h, _ONE] if name == "silu" else _cubic(h), order)
+    return Interval.exactly(float(math.factorial(order))) * (h * p[order] + p[order - 1])
+
+
+#: From here on `tail` holds (and the Gaussian series ends).
+REACH = {"gelu": 8.0, "gelu_tanh": 8.0, "silu": 40.0}
+
+
+def tail(name: str, order: int, t: float) -> float:
+    """A bound of |σ^(order)(h)| for |h| ≥ t ≥ 8, order 1 to 4; for order 1 of |σ'(h) − 1[h > 0]|.
+
+    With |s^(k)| ≤ s' ≤ e^{−|u|} for k = 1, 2, 3, |s''''| ≤ e^{−|u|} likewise, and Φ(−t) ≤ φ(t)/t, each is a polynomial
+    in |h| with coefficients ≥ 0 and degree ≤ 9 times a function that decays faster than e^{−1.5|h|} (gelu, gelu_tanh),
+    or of degree 1 times e^{−|h|}: it decreases for |h| ≥ 8, so its value at t bounds the rest.
+
+    Source: own derivation.
+    """
+    if name == "gelu":
+        polynomial = {1: t + 1, 2: t**2 + 2, 3: t**3 + 4 * t, 4: t**4 + 7 * t**2 + 4}[order]
+        return 1.000001 * INV_SQRT_2PI * math.exp(-t * t / 2) * polynomial
+    if name == "silu":
+        return 1.000001 * math.exp(-t) * (order + t)
+    u, u1, u2, u3 = (
+        SLOPE * (t + CUBIC * t**3),
+        SLOPE * (1 + 3 * CUBIC * t * t),
+        6 * SLOPE * CUBIC * t,
+        6 * SLOPE * CUBIC,
+    )
+    p = [1.0, u1, u1**2 + u2, u1**3 + 3 * u1 * u2 + u3, u1**4 + 6 * u1**2 * u2 + 3 * u2**2 + 4 * u1 * u3]
+    return 1.000001 * math.exp(-u) * (order * p[order - 1] + t * p[order])
+
+
 _EXP_ERROR = 2.0**-49
-
-
-def _down(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, -np.inf)
-
-
-def _up(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, np.inf)
 
 
 @dataclass(frozen=True)
@@ -100,8 +134,17 @@ class Interval:
         return Interval(_down(1.0 / below.hi), _up(1.0 / below.lo))
 
 
+def _down(x: np.ndarray) -> np.ndarray:
+    return np.nextafter(x, -np.inf)
+
+
+def _up(x: np.ndarray) -> np.ndarray:
+    return np.nextafter(x, np.inf)
+
+
 #: Terms of the series of Φ: enough for |h| ≤ 8.
 _TERMS = 260
+
 
 _ZERO, _ONE = Interval.exactly(0.0), Interval.exactly(1.0)
 
@@ -165,46 +208,3 @@ def _cubic(h: Interval) -> list[Interval]:
         slope * three * h,
         slope * cubic,
     ]
-
-
-def derivative_on(name: str, h: Interval, order: int) -> Interval:
-    """An enclosure of σ^(order) on intervals.
-
-    Args:
-        name: "gelu", "gelu_tanh" or "silu".
-        h: the intervals; |h| ≤ 8 for gelu, ≤ 20 for gelu_tanh, ≤ 700 for silu.
-        order: 1 or more.
-
-    Returns:
-        Intervals that hold σ^(order)(t) for every t in `h`.
-    """
-    p = _gauss_jet(h, order) if name == "gelu" else _logistic_jet([h, _ONE] if name == "silu" else _cubic(h), order)
-    return Interval.exactly(float(math.factorial(order))) * (h * p[order] + p[order - 1])
-
-
-#: From here on `tail` holds (and the Gaussian series ends).
-REACH = {"gelu": 8.0, "gelu_tanh": 8.0, "silu": 40.0}
-
-
-def tail(name: str, order: int, t: float) -> float:
-    """A bound of |σ^(order)(h)| for |h| ≥ t ≥ 8, order 1 to 4; for order 1 of |σ'(h) − 1[h > 0]|.
-
-    With |s^(k)| ≤ s' ≤ e^{−|u|} for k = 1, 2, 3, |s''''| ≤ e^{−|u|} likewise, and Φ(−t) ≤ φ(t)/t, each is a polynomial
-    in |h| with coefficients ≥ 0 and degree ≤ 9 times a function that decays faster than e^{−1.5|h|} (gelu, gelu_tanh),
-    or of degree 1 times e^{−|h|}: it decreases for |h| ≥ 8, so its value at t bounds the rest.
-
-    Source: own derivation.
-    """
-    if name == "gelu":
-        polynomial = {1: t + 1, 2: t**2 + 2, 3: t**3 + 4 * t, 4: t**4 + 7 * t**2 + 4}[order]
-        return 1.000001 * INV_SQRT_2PI * math.exp(-t * t / 2) * polynomial
-    if name == "silu":
-        return 1.000001 * math.exp(-t) * (order + t)
-    u, u1, u2, u3 = (
-        SLOPE * (t + CUBIC * t**3),
-        SLOPE * (1 + 3 * CUBIC * t * t),
-        6 * SLOPE * CUBIC * t,
-        6 * SLOPE * CUBIC,
-    )
-    p = [1.0, u1, u1**2 + u2, u1**3 + 3 * u1 * u2 + u3, u1**4 + 6 * u1**2 * u2 + 3 * u2**2 + 4 * u1 * u3]
-    return 1.000001 * math.exp(-u) * (order * p[order - 1] + t * p[order])

@@ -1,12 +1,12 @@
-"""Suprema of the derivatives of activations, rounded up; `constant_proof.prove_constants` proves every digit.
+"""Suprema of the derivatives of activations: literals, a proof of every digit, and suprema on segments.
 
-Suprema of |σ''| and |σ'''| on segments: proven bounds on small cells; the largest of the cells a segment meets.
+`suprema` gives literals for the whole real line, rounded up; `prove_suprema` proves them by computation. On [−R, R] by
+branch and bound: a box X with midpoint m is done when the enclosure f(m) + f'(X)(X − m), in outward-rounded interval
+arithmetic, stays below the claimed bound, and is divided otherwise. Beyond R by an analytic tail. A point at which an
+enclosure of f lies within 2e-9 below the claim shows that the claim is not too large.
 
-Proof of the digits of `constants.CONSTANTS`, by computation.
-
-On [−R, R] by branch and bound: a box X with midpoint m is done when the enclosure f(m) + f'(X)(X − m), in
-outward-rounded interval arithmetic, stays below the claimed bound, and is divided otherwise. Beyond R by an analytic
-tail. A point at which an enclosure of f lies within 2e-9 below the claim shows that the claim is not too large.
+`supremum_on` bounds |σ''| and |σ'''| on segments: proven bounds on small cells, the largest of the cells that a segment
+meets.
 
 Source: own derivation; the method is the mean value form of interval analysis (Moore, 1966).
 """
@@ -26,7 +26,7 @@ from ntkfusion.theory.activations.intervals import REACH, Interval, derivative_o
 
 
 @dataclass(frozen=True)
-class Constants:
+class Suprema:
     """Upper bounds over all real numbers, at most 2e-9 above values that are attained.
 
     Attributes:
@@ -42,54 +42,30 @@ class Constants:
     l3: float
 
 
-CONSTANTS: dict[str, Constants] = {
-    "relu": Constants(1.0, 1.0, math.inf, math.inf),
-    "gelu": Constants(1.128904146, 1.257808291, 0.797884561, 0.778769636),
-    "gelu_tanh": Constants(1.128993069, 1.257986138, 0.797884561, 0.776691451),
-    "silu": Constants(1.099839321, 1.199678641, 0.500000001, 0.308181516),
+SUPREMA: dict[str, Suprema] = {
+    "relu": Suprema(1.0, 1.0, math.inf, math.inf),
+    "gelu": Suprema(1.128904146, 1.257808291, 0.797884561, 0.778769636),
+    "gelu_tanh": Suprema(1.128993069, 1.257986138, 0.797884561, 0.776691451),
+    "silu": Suprema(1.099839321, 1.199678641, 0.500000001, 0.308181516),
 }
 
 
-def constants(name: str) -> Constants:
-    """The constants of an activation.
+def suprema(name: str) -> Suprema:
+    """The suprema of an activation's derivatives.
 
     Args:
         name: a name or alias that `ntkfusion.models.activations.get_activation` knows.
 
     Returns:
-        Its `Constants`.
+        Its `Suprema`.
 
     Raises:
         InputError: for an unknown name.
 
-    >>> constants("gelu_new").l1
+    >>> suprema("gelu_new").l1
     1.128993069
     """
-    return CONSTANTS[get_activation(name).name]
-
-
-_WIDTH = 1 / 32
-
-_REACH = {"gelu": 8.0, "gelu_tanh": 8.0, "silu": 20.0}
-
-#: Segments are made longer by this much at both ends, which covers the rounding of their ends.
-_MARGIN = 1e-9
-
-
-@lru_cache(maxsize=16)
-def _ranges(name: str, order: int) -> np.ndarray:
-    """Row k, column i: the supremum over cells i to i + 2^k − 1; the first and last cell are the tails."""
-    reach = _REACH[name]
-    edges = np.linspace(-reach, reach, round(2 * reach / _WIDTH) + 1)
-    cells = derivative_on(name, Interval(edges[:-1], edges[1:]), order).magnitude
-    far = tail(name, order, reach)
-    proven = {2: constants(name).l2, 3: constants(name).l3}[order]
-    rows = [np.minimum(np.concatenate([[far], cells, [far]]), proven)]
-    while 2 ** len(rows) <= rows[0].size:
-        half, row = 2 ** (len(rows) - 1), rows[-1]
-        shifted = np.concatenate([row[half:], np.zeros(half)])
-        rows.append(np.maximum(row, shifted))
-    return np.stack(rows)
+    return SUPREMA[get_activation(name).name]
 
 
 def supremum_on(name: str, order: int, start: Float[Array, "*s"], end: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -119,16 +95,14 @@ def supremum_on(name: str, order: int, start: Float[Array, "*s"], end: Float[Arr
 
 CLOSE = 2e-9
 
-_BOXES, _PARTS, _ROUNDS = 512, 8, 14
-
 
 @dataclass(frozen=True)
-class ConstantProof:
-    """What was shown about one constant.
+class SupremumProof:
+    """What was shown about one supremum.
 
     Attributes:
         activation: name of σ.
-        constant: "l1", "osc", "l2" or "l3".
+        which: "l1", "osc", "l2" or "l3".
         claimed: the literal in the code.
         attained: a value that is attained, rounded down.
         is_bound: whether the literal was proven to be an upper bound.
@@ -136,7 +110,7 @@ class ConstantProof:
     """
 
     activation: str
-    constant: str
+    which: str
     claimed: float
     attained: float
     is_bound: bool
@@ -148,43 +122,72 @@ class ConstantProof:
         return self.is_bound and self.claimed - self.attained <= CLOSE
 
 
-def prove_constants() -> tuple[ConstantProof, ...]:
-    """Prove every finite constant anew.
+def prove_suprema() -> tuple[SupremumProof, ...]:
+    """Prove every finite literal anew.
 
     Returns:
-        One `ConstantProof` per activation and constant; ReLU's, which are read off, are left out.
+        One `SupremumProof` per activation and supremum; ReLU's, which are read off, are left out.
 
-    >>> all(proof.holds for proof in prove_constants())
+    >>> all(proof.holds for proof in prove_suprema())
     True
     """
     return tuple(
-        prove_constant(name, constant, getattr(values, constant))
-        for name, values in CONSTANTS.items()
+        prove_supremum(name, which, getattr(values, which))
+        for name, values in SUPREMA.items()
         if name != "relu"
-        for constant in ("l1", "osc", "l2", "l3")
+        for which in ("l1", "osc", "l2", "l3")
     )
 
 
-def prove_constant(name: str, constant: str, claimed: float) -> ConstantProof:
-    """Try to prove that `claimed` is an upper bound of a constant of an activation.
+def prove_supremum(name: str, which: str, claimed: float) -> SupremumProof:
+    """Try to prove that `claimed` is an upper bound of one of an activation's suprema.
 
     The oscillation is bounded through σ'(h) + σ'(−h) = 1, which P(h) + P(−h) = 1 implies: inf σ' = 1 − sup σ', so
     sup σ' ≤ (claimed + 1)/2 is what there is to show.
 
     Args:
         name: "gelu", "gelu_tanh" or "silu".
-        constant: "l1", "osc", "l2" or "l3".
+        which: "l1", "osc", "l2" or "l3".
         claimed: the bound to prove.
 
     Returns:
         What was shown; `is_bound` is False if the claim is too small or the proof was not found.
     """
-    if constant == "osc":
+    if which == "osc":
         # rounded down: what is shown is slightly stronger
         holds, attained, boxes = _below(name, 1, float(np.nextafter((claimed + 1) / 2, 0)))
-        return ConstantProof(name, constant, claimed, float(np.nextafter(2 * attained - 1, 0)), holds, boxes)
-    holds, attained, boxes = _below(name, {"l1": 1, "l2": 2, "l3": 3}[constant], claimed)
-    return ConstantProof(name, constant, claimed, attained, holds, boxes)
+        return SupremumProof(name, which, claimed, float(np.nextafter(2 * attained - 1, 0)), holds, boxes)
+    holds, attained, boxes = _below(name, {"l1": 1, "l2": 2, "l3": 3}[which], claimed)
+    return SupremumProof(name, which, claimed, attained, holds, boxes)
+
+
+_WIDTH = 1 / 32
+
+
+_REACH = {"gelu": 8.0, "gelu_tanh": 8.0, "silu": 20.0}
+
+
+#: Segments are made longer by this much at both ends, which covers the rounding of their ends.
+_MARGIN = 1e-9
+
+
+@lru_cache(maxsize=16)
+def _ranges(name: str, order: int) -> np.ndarray:
+    """Row k, column i: the supremum over cells i to i + 2^k − 1; the first and last cell are the tails."""
+    reach = _REACH[name]
+    edges = np.linspace(-reach, reach, round(2 * reach / _WIDTH) + 1)
+    cells = derivative_on(name, Interval(edges[:-1], edges[1:]), order).magnitude
+    far = tail(name, order, reach)
+    proven = {2: suprema(name).l2, 3: suprema(name).l3}[order]
+    rows = [np.minimum(np.concatenate([[far], cells, [far]]), proven)]
+    while 2 ** len(rows) <= rows[0].size:
+        half, row = 2 ** (len(rows) - 1), rows[-1]
+        shifted = np.concatenate([row[half:], np.zeros(half)])
+        rows.append(np.maximum(row, shifted))
+    return np.stack(rows)
+
+
+_BOXES, _PARTS, _ROUNDS = 512, 8, 14
 
 
 def _below(name: str, order: int, bound: float) -> tuple[bool, float, int]:

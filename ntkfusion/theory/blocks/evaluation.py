@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
 from ntkfusion.theory.activations.derivatives import derivatives
-from ntkfusion.theory.activations.majorants import Majorants, majorants
+from ntkfusion.theory.activations.majorants import Majorants, Supremum, majorants
+from ntkfusion.theory.activations.suprema import supremum_on
 from ntkfusion.theory.blocks.pairs import FusedPair, Residuals, residuals_at, residuals_of
 from ntkfusion.theory.blocks.rounding import Envelope, envelope
 from ntkfusion.utils.pytrees import pytree
@@ -50,17 +51,24 @@ def evaluate(pair: FusedPair, x: Float[Array, "N d"]) -> Evaluation:
     Raises:
         InputError: as `residuals_at`.
     """
-    return evaluation_of(pair, residuals_at(pair, x))
+    return _program(pair, residuals_at(pair, x))
 
 
-def evaluate_unchecked(pair: FusedPair, x: Float[Array, "N d"]) -> Evaluation:
-    """`evaluate` without its checks: for use inside JAX transformations."""
-    return evaluation_of(pair, residuals_of(pair, x))
+def evaluate_unchecked(pair: FusedPair, x: Float[Array, "N d"], supremum: Supremum = supremum_on) -> Evaluation:
+    """`evaluate` without its checks: for use inside JAX transformations.
+
+    Args:
+        pair: the two blocks.
+        x: inputs, float64.
+        supremum: what bounds |σ''| and |σ'''| on segments; a check hands a wrong one to see that it matters.
+
+    Returns:
+        The `Evaluation`.
+    """
+    return _evaluation(pair, residuals_of(pair, x), supremum)
 
 
-@jax.jit
-def evaluation_of(pair: FusedPair, at: Residuals) -> Evaluation:
-    """The evaluation that belongs to preactivations."""
+def _evaluation(pair: FusedPair, at: Residuals, supremum: Supremum = supremum_on) -> Evaluation:
     f, rounding = derivatives(pair.activation), envelope(pair, at)
     return Evaluation(
         at=at,
@@ -68,9 +76,12 @@ def evaluation_of(pair: FusedPair, at: Residuals) -> Evaluation:
         g=f.first(at.centre),
         curve=f.second(at.centre),
         shift=weighted_shift(pair, at, jnp.ones(pair.w.shape[0], pair.w.dtype)),
-        bounds=majorants(pair.activation, pair.to_neurons(at.centre), at.delta, 2 * rounding.preactivation),
+        bounds=majorants(pair.activation, pair.to_neurons(at.centre), at.delta, 2 * rounding.preactivation, supremum),
         rounding=rounding,
     )
+
+
+_program = jax.jit(_evaluation)
 
 
 def weighted_shift(pair: FusedPair, at: Residuals, weights: Float[Array, " m"]) -> Float[Array, "N c"]:
@@ -80,10 +91,10 @@ def weighted_shift(pair: FusedPair, at: Residuals, weights: Float[Array, " m"]) 
 
 
 def value_signs(pair: FusedPair, side: Evaluation) -> Float[Array, "N c"]:
-    """Sgn ã, from where it is known to change."""
+    """Signs of ã, from where it is known to change."""
     return get_activation(pair.activation).value_sign(side.at.centre)
 
 
 def slope_signs(pair: FusedPair, side: Evaluation) -> Float[Array, "N c"]:
-    """Sgn g̃, from where it is known to change."""
+    """Signs of g̃, from where it is known to change."""
     return get_activation(pair.activation).derivative_sign(side.at.centre)

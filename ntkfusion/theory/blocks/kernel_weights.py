@@ -79,35 +79,26 @@ def constants_of(original: MLPBlock, fused: MLPBlock) -> FusedConstants:
     return FusedConstants(q, r, gap)
 
 
-def exact_constants(pair: FusedPair, kind: Kind) -> FusedConstants:
-    """Those of the variant that keeps the kernel when neurons coincide: V4 for SGD, V1 for the sign kernel."""
-    zero = jnp.zeros((), pair.counts.dtype)
-    if kind == "sign":
-        return FusedConstants(pair.counts, jnp.ones_like(pair.counts), zero)
-    root = jnp.sqrt(pair.counts)
-    return FusedConstants(root, 1 / root, zero)
-
-
-def traced_weights(pair: FusedPair, fixed: FusedConstants, kind: Kind) -> KernelWeights:
+def traced_weights(pair: FusedPair, constants: FusedConstants, kind: Kind) -> KernelWeights:
     """The weights of the kernel's mean over outputs.
 
     Args:
         pair: the two blocks.
-        fixed: constants of the fused one.
+        constants: of the fused block.
         kind: "sgd" or "sign".
 
     Returns:
         The `KernelWeights`.
     """
     o = pair.v.shape[1]
-    return _weights(pair, fixed, kind, _sizes(pair.v, kind) / o, _sizes(pair.centre_v, kind) / o)
+    return _weights(pair, constants, kind, _sizes(pair.v, kind) / o, _sizes(pair.centre_v, kind) / o)
 
 
 def output_weights(
-    pair: FusedPair, fixed: FusedConstants, kind: Kind, v: Float[Array, " m"], centre_v: Float[Array, " c"]
+    pair: FusedPair, constants: FusedConstants, kind: Kind, v: Float[Array, " m"], centre_v: Float[Array, " c"]
 ) -> KernelWeights:
     """The weights of one output's kernel K_kk, given the columns k of v and ṽ."""
-    return _weights(pair, fixed, kind, _sizes(v[:, None], kind), _sizes(centre_v[:, None], kind))
+    return _weights(pair, constants, kind, _sizes(v[:, None], kind), _sizes(centre_v[:, None], kind))
 
 
 def _sizes(v: Float[Array, "n o"], kind: Kind) -> Float[Array, " n"]:
@@ -115,10 +106,10 @@ def _sizes(v: Float[Array, "n o"], kind: Kind) -> Float[Array, " n"]:
 
 
 def _weights(
-    pair: FusedPair, fixed: FusedConstants, kind: Kind, sizes: Float[Array, " m"], centre_sizes: Float[Array, " c"]
+    pair: FusedPair, constants: FusedConstants, kind: Kind, sizes: Float[Array, " m"], centre_sizes: Float[Array, " c"]
 ) -> KernelWeights:
     if kind == "sgd":
-        grown = fixed.r * pair.counts
-        return KernelWeights(sizes, fixed.q**2, grown**2 * centre_sizes, fixed.bias_gap)
-    grown = jnp.abs(fixed.r) * pair.counts
-    return KernelWeights(sizes, jnp.abs(fixed.q), grown * centre_sizes, fixed.bias_gap)
+        grown = constants.r * pair.counts
+        return KernelWeights(sizes, constants.q**2, grown**2 * centre_sizes, constants.bias_gap)
+    grown = jnp.abs(constants.r) * pair.counts
+    return KernelWeights(sizes, jnp.abs(constants.q), grown * centre_sizes, constants.bias_gap)

@@ -9,7 +9,7 @@ Given the same inputs, tokens go to the same experts with the same weights p. Wi
 
 and the experts' bounds of this folder apply with those factors. A frozen router has no part.
 
-Source: own derivation, methods 1.9.6, restated.
+Source: own derivation, docs/theory.md, Theorem 3 (e).
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ With σ(h_i) = ã + g̃ Δ_i + ρ_i, |ρ_i| ≤ R̄_i, V_j = Σ_{i in C_j} v_i a
 
 where the last three terms of ℓ vanish if centres are means (the centroid property).
 
-Source: own derivation, methods 1.9.5 (3a), restated for arbitrary centres.
+Source: own derivation, docs/theory.md, Theorem 3 (a), here for arbitrary centres.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.theory.activations.suprema import constants
+from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.blocks.evaluation import Evaluation, evaluate
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.rounding import output_allowance
@@ -69,42 +69,49 @@ def output_bound(
     if per_output and form != "tight":
         raise InputError(f"per_output=True exists for the form 'tight' only, not for {form!r}")
     pair = pair_blocks(original, fused, labels)
-    return output_bound_of(pair, evaluate(pair, x), form, per_output)
+    return _program(pair, evaluate(pair, x), OUTPUT_TERMS, form, per_output)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+class OutputTerms(NamedTuple):
+    """What the tight form is made of, so that a check can hand over a wrong part; see `OUTPUT_TERMS`.
+
+    Attributes:
+        linear_part: ℓ of a pair at inputs, given the surplus, [N, o].
+        remainder_part: Σ_i |v_ik| R̄_i, [N, o].
+        surplus: V_j − n_j ṽ_j, [c, o].
+    """
+
+    linear_part: Callable[[FusedPair, Evaluation, Float[Array, "c o"]], Float[Array, "N o"]]
+    remainder_part: Callable[[FusedPair, Evaluation], Float[Array, "N o"]]
+    surplus: Callable[[FusedPair], Float[Array, "c o"]]
+
+
 def output_bound_of(
-    pair: FusedPair, side: Evaluation, form: OutputForm = "tight", per_output: bool = False
+    pair: FusedPair, side: Evaluation, terms: OutputTerms, form: OutputForm = "tight", per_output: bool = False
 ) -> Float[Array, "N *o"]:
-    """`output_bound` of an evaluated pair, rounding included."""
+    """`output_bound` of an evaluated pair, rounding included, not compiled.
+
+    Args:
+        pair: the two blocks.
+        side: the pair at inputs.
+        terms: of the tight form; `OUTPUT_TERMS`.
+        form: which bound.
+        per_output: bounds of |f_k − f̃_k| instead of the norm.
+
+    Returns:
+        [N], or [N, o] per output.
+    """
     allowance = output_allowance(pair, side.rounding)
     if form == "tight":
-        each = per_output_bound(pair, side) + allowance
+        each = per_output_bound(pair, side, terms) + allowance
         return each if per_output else jnp.linalg.norm(each, axis=1)
     bound = {"norm": norm_bound, "generic": generic_bound, "weights": from_weights}[form](pair, side)
     return bound + jnp.linalg.norm(allowance, axis=1)
 
 
-def per_output_bound(pair: FusedPair, side: Evaluation) -> Float[Array, "N o"]:
+def per_output_bound(pair: FusedPair, side: Evaluation, terms: OutputTerms) -> Float[Array, "N o"]:
     """|ℓ_k| + Σ_i |v_ik| R̄_i; its norm is at most ‖ℓ‖ + Σ_i ‖v_i‖ R̄_i."""
-    return jnp.abs(linear_part(pair, side)) + remainder_part(pair, side)
-
-
-def linear_part(pair: FusedPair, side: Evaluation) -> Float[Array, "N o"]:
-    """ℓ, the exact part."""
-    spread = (pair.to_neurons(side.g) * side.at.delta) @ pair.delta_v
-    moved = (side.g * side.shift) @ pair.centre_v
-    return spread + moved + side.a @ surplus(pair) + (pair.b2 - pair.centre_b2)[None, :]
-
-
-def surplus(pair: FusedPair) -> Float[Array, "c o"]:
-    """V_j − n_j ṽ_j, as sums of δv."""
-    return pair.to_clusters(pair.delta_v.T).T
-
-
-def remainder_part(pair: FusedPair, side: Evaluation) -> Float[Array, "N o"]:
-    """Σ_i |v_ik| R̄_i."""
-    return side.bounds.remainder @ jnp.abs(pair.v)
+    return jnp.abs(terms.linear_part(pair, side, terms.surplus(pair))) + terms.remainder_part(pair, side)
 
 
 def norm_bound(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
@@ -112,7 +119,7 @@ def norm_bound(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     spread = jnp.abs(pair.to_neurons(side.g) * side.at.delta) @ _norms(pair.delta_v)
     moved = jnp.abs(side.g * side.shift) @ _norms(pair.centre_v)
     rest = side.bounds.remainder @ _norms(pair.v)
-    return spread + moved + jnp.abs(side.a) @ _norms(surplus(pair)) + _bias_gap(pair) + rest
+    return spread + moved + jnp.abs(side.a) @ _norms(_surplus(pair)) + _bias_gap(pair) + rest
 
 
 def generic_bound(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
@@ -127,14 +134,38 @@ def from_weights(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     Where it is smaller (always for ReLU) ½ L2 ‖x̄‖² V∞ Σ ‖δw_i‖² is replaced by osc ‖x̄‖ Σ ‖v_i‖ ‖δw_i‖. For other
     centres ‖x̄‖ (L1 Σ_j ‖Σ δw_i‖ ‖ṽ_j‖ + Σ_j ‖w̃_j‖ ‖Σ δv_i‖) + ‖b2 − b̃2‖ is added, with |σ(h)| ≤ |h|.
     """
-    numbers, x = constants(pair.activation), _norms(side.at.x)
+    numbers, x = suprema(pair.activation), _norms(side.at.x)
     dw, v = _norms(pair.delta_w), _norms(pair.v)
     moved = _norms(pair.to_clusters(pair.delta_w.T).T) @ _norms(pair.centre_v)
     bent = numbers.osc * x * (v @ dw)
     if numbers.l2 < float("inf"):
         bent = jnp.minimum(bent, 0.5 * numbers.l2 * x**2 * jnp.max(v) * jnp.sum(dw**2))
     straight = 0.5 * numbers.l1 * (jnp.sum(dw**2) + jnp.sum(pair.delta_v**2)) + numbers.l1 * moved
-    return x * (straight + _norms(surplus(pair)) @ _norms(pair.centre_w)) + bent + _bias_gap(pair)
+    return x * (straight + _norms(_surplus(pair)) @ _norms(pair.centre_w)) + bent + _bias_gap(pair)
+
+
+def _linear_part(pair: FusedPair, side: Evaluation, surplus: Float[Array, "c o"]) -> Float[Array, "N o"]:
+    """ℓ, the exact part."""
+    spread = (pair.to_neurons(side.g) * side.at.delta) @ pair.delta_v
+    moved = (side.g * side.shift) @ pair.centre_v
+    return spread + moved + side.a @ surplus + (pair.b2 - pair.centre_b2)[None, :]
+
+
+def _surplus(pair: FusedPair) -> Float[Array, "c o"]:
+    """V_j − n_j ṽ_j, as sums of δv."""
+    return pair.to_clusters(pair.delta_v.T).T
+
+
+def _remainder_part(pair: FusedPair, side: Evaluation) -> Float[Array, "N o"]:
+    """Σ_i |v_ik| R̄_i."""
+    return side.bounds.remainder @ jnp.abs(pair.v)
+
+
+#: The true terms.
+OUTPUT_TERMS = OutputTerms(_linear_part, _remainder_part, _surplus)
+
+
+_program = jax.jit(output_bound_of, static_argnames=("terms", "form", "per_output"))
 
 
 def _norms(rows: Float[Array, "n k"]) -> Float[Array, " n"]:

@@ -5,9 +5,8 @@ With x̄ = [x; 1] (or x, without input biases) the two blocks are
     f(x) = Σ_i v_i σ(w_i·x̄) + b2            f̃(x) = Σ_j n_j ṽ_j σ(w̃_j·x̄) + b̃2
 
 where neuron i belongs to the cluster C_j of n_j neurons with centre (w̃_j, ṽ_j). Constants of the fused block are part
-of its centres: r multiplies w̃, and q u = n ṽ. Nothing here needs the centres to be means.
-
-What happens at the neurons when inputs pass through an original block and its fused one.
+of its centres: r multiplies w̃, and q u = n ṽ. Nothing here needs the centres to be means. At inputs, h̃_j = w̃_j·x̄ and
+h_i = h̃ + Δ_i with Δ_i = (w_i − w̃)·x̄ (`Residuals`).
 """
 
 from __future__ import annotations
@@ -126,6 +125,52 @@ def pair_blocks(original: MLPBlock, fused: MLPBlock, labels: Int[Array, " m"] | 
     )
 
 
+@pytree
+class Residuals:
+    """Preactivations of both blocks at N inputs, neuron by neuron.
+
+    Attributes:
+        x: the inputs with a 1 behind them (if there are input biases), [N, e].
+        centre: h̃_j = w̃_j·x̄ of every centre, [N, c].
+        delta: Δ_i = (w_i − w̃)·x̄ of every neuron, [N, m]; so h_i = h̃ + Δ_i.
+    """
+
+    x: Float[Array, "N e"]
+    centre: Float[Array, "N c"]
+    delta: Float[Array, "N m"]
+
+
+def residuals_at(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
+    """The preactivations at inputs.
+
+    Δ is computed from weight differences, so that equal weights give exactly 0.
+
+    Args:
+        pair: the two blocks.
+        x: inputs, float64.
+
+    Returns:
+        The `Residuals`.
+
+    Raises:
+        InputError: for inputs of another width, not in float64, or not finite.
+    """
+    width = pair.w.shape[1] - pair.has_bias
+    if x.ndim != 2 or x.shape[1] != width:
+        raise InputError(f"inputs must have shape [N, {width}], got {list(x.shape)}")
+    if x.dtype != jnp.float64:
+        raise InputError(f"bounds are evaluated in float64, the inputs are {x.dtype}; convert them")
+    if not bool(jnp.all(jnp.isfinite(x))):
+        raise InputError("inputs hold values that are not finite")
+    return residuals_of(pair, x)
+
+
+def residuals_of(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
+    """`residuals_at` without its checks: for use inside JAX transformations."""
+    extended = pair.extended(x)
+    return Residuals(extended, extended @ pair.centre_w.T, extended @ pair.delta_w.T)
+
+
 def _check(original: Any, fused: Any) -> None:
     for name, block in (("original", original), ("fused", fused)):
         if not isinstance(block, MLPBlock):
@@ -173,49 +218,3 @@ def _nearest(w: Float[Array, "m e"], centres: Float[Array, "c e"]) -> Int[Array,
         counts[labels[neuron]] -= 1
         labels[neuron], counts[centre] = centre, 1
     return jnp.asarray(labels)
-
-
-@pytree
-class Residuals:
-    """Preactivations of both blocks at N inputs, neuron by neuron.
-
-    Attributes:
-        x: the inputs with a 1 behind them (if there are input biases), [N, e].
-        centre: h̃_j = w̃_j·x̄ of every centre, [N, c].
-        delta: Δ_i = (w_i − w̃)·x̄ of every neuron, [N, m]; so h_i = h̃ + Δ_i.
-    """
-
-    x: Float[Array, "N e"]
-    centre: Float[Array, "N c"]
-    delta: Float[Array, "N m"]
-
-
-def residuals_at(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
-    """The preactivations at inputs.
-
-    Δ is computed from weight differences, so that equal weights give exactly 0.
-
-    Args:
-        pair: the two blocks.
-        x: inputs, float64.
-
-    Returns:
-        The `Residuals`.
-
-    Raises:
-        InputError: for inputs of another width, not in float64, or not finite.
-    """
-    width = pair.w.shape[1] - pair.has_bias
-    if x.ndim != 2 or x.shape[1] != width:
-        raise InputError(f"inputs must have shape [N, {width}], got {list(x.shape)}")
-    if x.dtype != jnp.float64:
-        raise InputError(f"bounds are evaluated in float64, the inputs are {x.dtype}; convert them")
-    if not bool(jnp.all(jnp.isfinite(x))):
-        raise InputError("inputs hold values that are not finite")
-    return residuals_of(pair, x)
-
-
-def residuals_of(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
-    """`residuals_at` without its checks: for use inside JAX transformations."""
-    extended = pair.extended(x)
-    return Residuals(extended, extended @ pair.centre_w.T, extended @ pair.delta_w.T)

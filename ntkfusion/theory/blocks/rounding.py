@@ -3,7 +3,7 @@
 Standard model (Higham 2002, chapters 2 and 3): an operation has a relative error of at most u = 2⁻⁵³, a sum of n
 products, in any order, one of γ_n = n u/(1 − n u) of the sum of their absolute values; underflow is left out. An
 activation and its first two derivatives are evaluated within `ACTIVATION_ULPS`·u times |h| (σ) or 1 (the others), where
-h is what they are given: tests/theory/test_rounding.py checks that against 60-digit arithmetic. Write
+h is what they are given: tests/theory/blocks/test_rounding.py checks that against 60-digit arithmetic. Write
 
     H_i(x) = |x̄|·(|w_i| + |w̃|)      Γ = γ_T, T = 4(e + m) + 64
     κ_i    = min(Γ H_i, 2) + Γ      (ReLU: Γ + 1[|h̃_i| ≤ Γ H_i])

@@ -1,4 +1,4 @@
-"""The terms of the SGD kernel's bound: exact ones, with signs, and the sizes of what is left.
+"""How far the SGD kernel of a fused block can be from that of the original, pair by pair of inputs.
 
 With a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i and the weights of `kernel_weights` (d, t, s; a prime marks z),
 
@@ -7,22 +7,18 @@ With a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i and the weights of `kernel_weig
     Σ_i d_i g_i g'_i − Σ_j s_j g̃_j g̃'_j = Σ_j (Σ_i d_i − s_j) g̃_j g̃'_j                                       exact
                                         + Σ_i d_i (s_i g̃' + g̃ s'_i + s_i s'_i)                                rest
 
-and at second order s_i = σ''(h̃) Δ_i + t_i moves Σ_j σ''(h̃_j) (Σ_i d_i Δ_i) g̃'_j and its mirror to the exact terms.
+and at second order s_i = σ''(h̃) Δ_i + t_i moves Σ_j σ''(h̃_j) (Σ_i d_i Δ_i) g̃'_j and its mirror to the exact terms. The
+bound is |exact terms, with signs| + sizes of the rest (`scalar_bound`); beside it one of the o×o matrix's Frobenius
+norm (`frobenius_bound`), and a loose one from weights and the lengths of inputs alone (`from_weights`).
 
-Source: own derivation, methods 1.9.5 (3b), restated for arbitrary centres and constants.
-
-The Frobenius norm of the o×o matrix K(x, z) − K̃(x, z) of a pair of inputs.
-
-A bound of the SGD kernel's error that knows weights and the lengths of inputs only: numerically loose.
-
-How far the SGD kernel of a fused block can be from that of the original, pair by pair of inputs.
+Source: own derivation, docs/theory.md, Theorem 3 (b), here for arbitrary centres and constants.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.theory.activations.suprema import constants
+from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.blocks.evaluation import Evaluation, evaluate, weighted_shift
 from ntkfusion.theory.blocks.kernel_weights import (
     FusedConstants,
@@ -41,175 +37,6 @@ from ntkfusion.theory.blocks.kernel_weights import (
 )
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.rounding import sgd_allowance
-
-
-def value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """Σ_j (n_j − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j."""
-    surplus = (left.a * w.value_surplus(pair)[None, :]) @ right.a.T
-    return surplus + left.a @ (right.g * right.shift).T + (left.g * left.shift) @ right.a.T
-
-
-def value_mixed(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i |ã| R̄'_i + R̄_i |ã'|."""
-    here, there = pair.to_clusters(left.bounds.remainder), pair.to_clusters(right.bounds.remainder)
-    return jnp.abs(left.a) @ there.T + here @ jnp.abs(right.a).T
-
-
-def value_products(pair: FusedPair, left: Evaluation, right: Evaluation, cheap: bool) -> Float[Array, "N M"]:
-    """Σ_i Ē_i Ē'_i."""
-    return product_sum(pair, left.bounds.value, right.bounds.value, jnp.ones_like(pair.v[:, 0]), cheap)
-
-
-def slope_exact(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
-) -> Float[Array, "N M"]:
-    """Σ_j (Σ_i d_i − s_j) g̃_j g̃'_j, and at second order the terms linear in Δ."""
-    zeroth = (left.g * w.slope_surplus(pair)[None, :]) @ right.g.T
-    if not second:
-        return zeroth
-    here, there = (side.curve * weighted_shift(pair, side.at, w.slopes) for side in (left, right))
-    return zeroth + here @ right.g.T + left.g @ there.T
-
-
-def slope_mixed(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
-) -> Float[Array, "N M"]:
-    """Σ_i d_i (S̄_i |g̃'| + |g̃| S̄'_i), with S̄2 instead of S̄ at second order."""
-    here, there = (
-        pair.to_clusters((side.bounds.slope_second if second else side.bounds.slope) * w.slopes[None, :])
-        for side in (left, right)
-    )
-    return here @ jnp.abs(right.g).T + jnp.abs(left.g) @ there.T
-
-
-def slope_products(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, cheap: bool
-) -> Float[Array, "N M"]:
-    """Σ_i d_i S̄_i S̄'_i."""
-    return product_sum(pair, left.bounds.slope, right.bounds.slope, w.slopes, cheap)
-
-
-def product_sum(
-    pair: FusedPair, left: Float[Array, "N m"], right: Float[Array, "M m"], d: Float[Array, " m"], cheap: bool
-) -> Float[Array, "N M"]:
-    """Σ_i d_i p_i p'_i; by Cauchy–Schwarz in each cluster if `cheap`: c columns instead of m."""
-    if not cheap:
-        return (left * d[None, :]) @ right.T
-    here, there = (jnp.sqrt(pair.to_clusters(side**2 * d[None, :])) for side in (left, right))
-    return here @ there.T
-
-
-@jax.jit
-def frobenius_bound(pair: FusedPair, left: Evaluation, right: Evaluation, fixed: FusedConstants) -> Float[Array, "N M"]:
-    """A bound of ‖K(x, z) − K̃(x, z)‖_F, rounding included.
-
-    With d_i = ‖v_i‖² and the terms of `sgd_terms`,
-
-        K − K̃ = (values) I + M Σ_i (s_i g̃' + g̃ s'_i + s_i s'_i) v_i v_iᵀ
-                + M Σ_j g̃_j g̃'_j (Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ)
-
-    so it is at most √o |values| + |M| (rest with d) + |M| Σ_j |g̃_j g̃'_j| F_j, where F_j bounds the last matrix. For
-    Σ_i s_i v_i v_iᵀ the smaller of Σ_i d_i S̄_i and, with s_i = σ''(h̃) Δ_i + t_i, of Σ_i d_i S̄2_i + |σ''(h̃_j)| times
-    Σ_i |Δ_i| (‖δv_i‖² + 2 ‖δv_i‖ ‖ṽ_j‖) + |S_j| ‖ṽ_j‖² is taken, cluster by cluster.
-
-    Args:
-        pair: the two blocks.
-        left: the pair at x.
-        right: the pair at z.
-        fixed: constants of the fused block.
-
-    Returns:
-        The bound of every pair.
-    """
-    o = pair.v.shape[1]
-    w = _summed(traced_weights(pair, fixed, "sgd"), o)
-    gram = left.at.x @ right.at.x.T
-    values = jnp.abs(value_exact(pair, left, right, w) + w.bias_gap)
-    values = values + value_mixed(pair, left, right) + value_products(pair, left, right, cheap=False)
-    slopes = slope_changes(pair, left) @ jnp.abs(right.g).T + jnp.abs(left.g) @ slope_changes(pair, right).T
-    slopes = slopes + slope_products(pair, left, right, w, cheap=False)
-    slopes = slopes + (jnp.abs(left.g) * outer_gaps(pair, fixed)[None, :]) @ jnp.abs(right.g).T
-    sizes = jnp.abs(left.at.x) @ jnp.abs(right.at.x).T
-    root = math.sqrt(o)
-    allowance = sgd_allowance(
-        left.rounding, right.rounding, sizes, root * w.value_sizes(pair), w.slope_sizes(pair) + _outer_sizes(pair)
-    )
-    return root * values + jnp.abs(gram) * slopes + allowance
-
-
-def slope_changes(pair: FusedPair, side: Evaluation) -> Float[Array, "N c"]:
-    """Bounds of ‖Σ_{i in C_j} s_i v_i v_iᵀ‖_F."""
-    d, dv = jnp.sum(pair.v**2, axis=1), jnp.linalg.norm(pair.delta_v, axis=1)
-    centre = jnp.linalg.norm(pair.centre_v, axis=1)
-    moved = jnp.abs(side.at.delta) * (dv * (dv + 2 * centre[pair.labels]))[None, :]
-    linear = pair.to_clusters(moved) + jnp.abs(side.shift) * (centre**2)[None, :]
-    second = pair.to_clusters(side.bounds.slope_second * d[None, :]) + jnp.abs(side.curve) * linear
-    return jnp.minimum(pair.to_clusters(side.bounds.slope * d[None, :]), second)
-
-
-def outer_gaps(pair: FusedPair, fixed: FusedConstants) -> Float[Array, " c"]:
-    """F_j ≥ ‖Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ‖_F, that is Σ ‖δv_i‖² + 2 ‖Σ δv_i‖ ‖ṽ_j‖ + |n_j − r_j² n_j²| ‖ṽ_j‖²."""
-    squares = pair.to_clusters(jnp.sum(pair.delta_v**2, axis=1))
-    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_v.T), axis=0)
-    centre = jnp.linalg.norm(pair.centre_v, axis=1)
-    grown = jnp.abs(pair.counts - (fixed.r * pair.counts) ** 2)
-    return squares + 2 * sums * centre + grown * centre**2
-
-
-def _outer_sizes(pair: FusedPair) -> Float[Array, " m"]:
-    return 2 * jnp.sum(pair.v**2, axis=1) + 2 * jnp.sum(pair.centre_v**2, axis=1)[pair.labels]
-
-
-def _summed(w: KernelWeights, o: int) -> KernelWeights:
-    """Weights of the trace from those of the mean; the values stay, they multiply the identity."""
-    return KernelWeights(w.slopes * o, w.centre_values, w.centre_slopes * o, w.bias_gap)
-
-
-def from_weights(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """`sgd_terms` with |Δ_i| ≤ X ‖δw_i‖, |ã_j| ≤ X ‖w̃_j‖, |g̃| ≤ L1; X = ‖x̄‖, Z = ‖z̄‖.
-
-        values  X Z (Σ_j |n_j − t_j| ‖w̃_j‖² + 2 L1 Σ_j ‖w̃_j‖ ‖Σ δw_i‖ + L1² W2) + ½ L2 X Z (X + Z) W∞ W2
-        slopes  L1² Σ_j |Σ d_i − s_j| + L1 L2 (X + Z) Σ_j ‖Σ d_i δw_i‖ + (½ L1 L3 (X² + Z²) + L2² X Z) Σ d_i ‖δw_i‖²
-
-    with W2 = Σ ‖δw_i‖², W∞ = max ‖w̃_j‖; the bound is values + |[b2] − [b̃2]| + X Z slopes. For V4 with means every term
-    is at most a constant times the inertia. For ReLU, whose slopes jump, R̄ ≤ |Δ| and S̄ ≤ 1[δw_i ≠ 0] instead.
-
-    Args:
-        pair: the two blocks.
-        left: the pair at x.
-        right: the pair at z.
-        w: weights of the kernel's mean over outputs.
-
-    Returns:
-        The bound of every pair, without rounding.
-    """
-    x = jnp.linalg.norm(left.at.x, axis=1)[:, None] * jnp.ones((1, right.at.x.shape[0]), pair.w.dtype)
-    z = jnp.linalg.norm(right.at.x, axis=1)[None, :] * jnp.ones_like(x)
-    return _values(pair, x, z, w) + jnp.abs(w.bias_gap) + x * z * _slopes(pair, x, z, w)
-
-
-def _values(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
-    numbers = constants(pair.activation)
-    dw, centre = jnp.linalg.norm(pair.delta_w, axis=1), jnp.linalg.norm(pair.centre_w, axis=1)
-    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_w.T), axis=0)
-    squares, largest = jnp.sum(dw**2), jnp.max(centre)
-    known = jnp.abs(w.value_surplus(pair)) @ centre**2 + 2 * numbers.l1 * (centre @ sums) + numbers.l1**2 * squares
-    if numbers.l2 == float("inf"):
-        return x * z * (known + 2 * largest * jnp.sum(dw))
-    return x * z * (known + 0.5 * numbers.l2 * (x + z) * largest * squares)
-
-
-def _slopes(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
-    numbers = constants(pair.activation)
-    squares = jnp.sum(pair.delta_w**2, axis=1)
-    known = numbers.l1**2 * jnp.sum(jnp.abs(w.slope_surplus(pair)))
-    if numbers.l2 == float("inf"):
-        return known + 3 * jnp.sum(jnp.where(squares > 0, w.slopes, 0)) * jnp.ones_like(x)
-    linear = jnp.sum(jnp.linalg.norm(pair.to_clusters(pair.delta_w.T * w.slopes[None, :]), axis=0))
-    curved = w.slopes @ squares
-    bent = 0.5 * numbers.l1 * numbers.l3 * (x**2 + z**2) + numbers.l2**2 * x * z
-    return known + numbers.l1 * numbers.l2 * (x + z) * linear + bent * curved
-
 
 SGDForm = Literal["tight", "first", "second", "cheap", "weights"]
 
@@ -230,7 +57,7 @@ def sgd_kernel_bound(
     K is what `block_kernel` returns: by default the mean over outputs, (1/o) tr. Any constants
     of the fused block: those of V4 give the small bounds, for others the exactly known difference is part of it.
 
-    Forms: "first" and "second" order of `sgd_terms`, "tight" the smaller of both, "cheap" the same with Cauchy–Schwarz
+    Forms: "first" and "second" order of the module, "tight" the smaller of both, "cheap" the same with Cauchy–Schwarz
     in each cluster (c instead of m columns), "weights" from ‖x̄‖, ‖z̄‖ and weights alone.
 
     Args:
@@ -262,34 +89,78 @@ def sgd_kernel_bound(
     pair = pair_blocks(original, fused, labels)
     left = evaluate(pair, x)
     right = left if z is None else evaluate(pair, z)
-    fixed = constants_of(original, fused)
+    constants = constants_of(original, fused)
     if not trace:
-        return frobenius_bound(pair, left, right, fixed)
-    return sgd_bound_of(pair, left, right, fixed, form, diagonal)
+        return _frobenius_program(pair, left, right, constants)
+    return _program(pair, left, right, constants, SGD_TERMS, form, diagonal)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+class SGDTerms(NamedTuple):
+    """What the bound is made of, so that a check can hand over a wrong part; see `SGD_TERMS`.
+
+    Every term is a function of the pair and its evaluations at x and z; exact ones and those of slopes of the kernel's
+    weights; exact and mixed ones of slopes of whether they are expanded to second order; products of whether
+    Cauchy–Schwarz is applied in each cluster.
+    """
+
+    value_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
+    value_mixed: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
+    value_products: Callable[[FusedPair, Evaluation, Evaluation, bool], Float[Array, "N M"]]
+    slope_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
+    slope_mixed: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
+    slope_products: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
+
+
 def sgd_bound_of(
     pair: FusedPair,
     left: Evaluation,
     right: Evaluation,
-    fixed: FusedConstants,
+    constants: FusedConstants,
+    terms: SGDTerms,
     form: SGDForm = "tight",
     diagonal: bool = False,
 ) -> Float[Array, "N M *o"]:
-    """`sgd_kernel_bound` of an evaluated pair whose fused block has the constants `fixed`, rounding included."""
+    """`sgd_kernel_bound` of an evaluated pair, rounding included, not compiled.
+
+    Args:
+        pair: the two blocks.
+        left: the pair at x.
+        right: the pair at z.
+        constants: of the fused block.
+        terms: what all forms but "weights" are made of; `SGD_TERMS`.
+        form: which bound.
+        diagonal: a bound for every output instead of their mean.
+
+    Returns:
+        [N, M], or [N, M, o] for the diagonal.
+    """
     if not diagonal:
-        return _bound(pair, left, right, traced_weights(pair, fixed, "sgd"), form)
+        return _bound(pair, left, right, traced_weights(pair, constants, "sgd"), terms, form)
 
     def one(columns: tuple[Float[Array, " m"], Float[Array, " c"]]) -> Float[Array, "N M"]:
-        return _bound(pair, left, right, output_weights(pair, fixed, "sgd", *columns), form)
+        return _bound(pair, left, right, output_weights(pair, constants, "sgd", *columns), terms, form)
 
     # one output after the other: all at once would need [o, N, m]
     return jnp.moveaxis(jax.lax.map(one, (pair.v.T, pair.centre_v.T)), 0, -1)
 
 
+def smaller_bound(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, terms: SGDTerms, *, cheap: bool = False
+) -> Float[Array, "N M"]:
+    """The smaller of both orders, pair by pair."""
+    orders = [scalar_bound(pair, left, right, w, terms, second=second, cheap=cheap) for second in (False, True)]
+    return jnp.minimum(*orders)
+
+
 def scalar_bound(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, *, second: bool, cheap: bool = False
+    pair: FusedPair,
+    left: Evaluation,
+    right: Evaluation,
+    w: KernelWeights,
+    terms: SGDTerms,
+    *,
+    second: bool,
+    cheap: bool = False,
 ) -> Float[Array, "N M"]:
     """|exact terms| + sizes of the others, for the scalar kernel with weights `w`; no rounding.
 
@@ -298,6 +169,7 @@ def scalar_bound(
         left: the pair at x.
         right: the pair at z.
         w: weights of the mean over outputs, or of one output.
+        terms: what the bound is made of.
         second: at which order slopes are expanded.
         cheap: Cauchy–Schwarz in each cluster.
 
@@ -305,19 +177,11 @@ def scalar_bound(
         The bound of every pair.
     """
     gram = left.at.x @ right.at.x.T
-    exact = value_exact(pair, left, right, w) + w.bias_gap
-    exact = exact + gram * slope_exact(pair, left, right, w, second)
-    values = value_mixed(pair, left, right) + value_products(pair, left, right, cheap)
-    slopes = slope_mixed(pair, left, right, w, second) + slope_products(pair, left, right, w, cheap)
+    exact = terms.value_exact(pair, left, right, w) + w.bias_gap
+    exact = exact + gram * terms.slope_exact(pair, left, right, w, second)
+    values = terms.value_mixed(pair, left, right) + terms.value_products(pair, left, right, cheap)
+    slopes = terms.slope_mixed(pair, left, right, w, second) + terms.slope_products(pair, left, right, w, cheap)
     return jnp.abs(exact) + values + jnp.abs(gram) * slopes
-
-
-def smaller_bound(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, *, cheap: bool = False
-) -> Float[Array, "N M"]:
-    """The smaller of both orders, pair by pair."""
-    orders = [scalar_bound(pair, left, right, w, second=second, cheap=cheap) for second in (False, True)]
-    return jnp.minimum(*orders)
 
 
 def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
@@ -326,16 +190,85 @@ def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: Ke
     return sgd_allowance(left.rounding, right.rounding, gram, w.value_sizes(pair), w.slope_sizes(pair))
 
 
-def _bound(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, form: SGDForm
+def from_weights(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """The terms with |Δ_i| ≤ X ‖δw_i‖, |ã_j| ≤ X ‖w̃_j‖, |g̃| ≤ L1; X = ‖x̄‖, Z = ‖z̄‖.
+
+        values  X Z (Σ_j |n_j − t_j| ‖w̃_j‖² + 2 L1 Σ_j ‖w̃_j‖ ‖Σ δw_i‖ + L1² W2) + ½ L2 X Z (X + Z) W∞ W2
+        slopes  L1² Σ_j |Σ d_i − s_j| + L1 L2 (X + Z) Σ_j ‖Σ d_i δw_i‖ + (½ L1 L3 (X² + Z²) + L2² X Z) Σ d_i ‖δw_i‖²
+
+    with W2 = Σ ‖δw_i‖², W∞ = max ‖w̃_j‖; the bound is values + |[b2] − [b̃2]| + X Z slopes. For V4 with means every term
+    is at most a constant times the inertia. For ReLU, whose slopes jump, R̄ ≤ |Δ| and S̄ ≤ 1[δw_i ≠ 0] instead.
+
+    Args:
+        pair: the two blocks.
+        left: the pair at x.
+        right: the pair at z.
+        w: weights of the kernel's mean over outputs.
+
+    Returns:
+        The bound of every pair, without rounding.
+    """
+    x = jnp.linalg.norm(left.at.x, axis=1)[:, None] * jnp.ones((1, right.at.x.shape[0]), pair.w.dtype)
+    z = jnp.linalg.norm(right.at.x, axis=1)[None, :] * jnp.ones_like(x)
+    return _values(pair, x, z, w) + jnp.abs(w.bias_gap) + x * z * _slopes(pair, x, z, w)
+
+
+def frobenius_bound(
+    pair: FusedPair, left: Evaluation, right: Evaluation, constants: FusedConstants
 ) -> Float[Array, "N M"]:
-    if form in ("first", "second"):
-        bound = scalar_bound(pair, left, right, w, second=form == "second")
-    elif form == "weights":
-        bound = from_weights(pair, left, right, w)
-    else:
-        bound = smaller_bound(pair, left, right, w, cheap=form == "cheap")
-    return bound + scalar_allowance(pair, left, right, w)
+    """A bound of ‖K(x, z) − K̃(x, z)‖_F, rounding included, not compiled.
+
+    With d_i = ‖v_i‖² and the terms of the module,
+
+        K − K̃ = (values) I + M Σ_i (s_i g̃' + g̃ s'_i + s_i s'_i) v_i v_iᵀ
+                + M Σ_j g̃_j g̃'_j (Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ)
+
+    so it is at most √o |values| + |M| (rest with d) + |M| Σ_j |g̃_j g̃'_j| F_j, where F_j bounds the last matrix. For
+    Σ_i s_i v_i v_iᵀ the smaller of Σ_i d_i S̄_i and, with s_i = σ''(h̃) Δ_i + t_i, of Σ_i d_i S̄2_i + |σ''(h̃_j)| times
+    Σ_i |Δ_i| (‖δv_i‖² + 2 ‖δv_i‖ ‖ṽ_j‖) + |S_j| ‖ṽ_j‖² is taken, cluster by cluster.
+
+    Args:
+        pair: the two blocks.
+        left: the pair at x.
+        right: the pair at z.
+        constants: of the fused block.
+
+    Returns:
+        The bound of every pair.
+    """
+    o = pair.v.shape[1]
+    w = _summed(traced_weights(pair, constants, "sgd"), o)
+    gram = left.at.x @ right.at.x.T
+    values = jnp.abs(_value_exact(pair, left, right, w) + w.bias_gap)
+    values = values + _value_mixed(pair, left, right) + _value_products(pair, left, right, cheap=False)
+    slopes = slope_changes(pair, left) @ jnp.abs(right.g).T + jnp.abs(left.g) @ slope_changes(pair, right).T
+    slopes = slopes + _slope_products(pair, left, right, w, cheap=False)
+    slopes = slopes + (jnp.abs(left.g) * outer_gaps(pair, constants)[None, :]) @ jnp.abs(right.g).T
+    sizes = jnp.abs(left.at.x) @ jnp.abs(right.at.x).T
+    root = math.sqrt(o)
+    allowance = sgd_allowance(
+        left.rounding, right.rounding, sizes, root * w.value_sizes(pair), w.slope_sizes(pair) + _outer_sizes(pair)
+    )
+    return root * values + jnp.abs(gram) * slopes + allowance
+
+
+def slope_changes(pair: FusedPair, side: Evaluation) -> Float[Array, "N c"]:
+    """Bounds of ‖Σ_{i in C_j} s_i v_i v_iᵀ‖_F."""
+    d, dv = jnp.sum(pair.v**2, axis=1), jnp.linalg.norm(pair.delta_v, axis=1)
+    centre = jnp.linalg.norm(pair.centre_v, axis=1)
+    moved = jnp.abs(side.at.delta) * (dv * (dv + 2 * centre[pair.labels]))[None, :]
+    linear = pair.to_clusters(moved) + jnp.abs(side.shift) * (centre**2)[None, :]
+    second = pair.to_clusters(side.bounds.slope_second * d[None, :]) + jnp.abs(side.curve) * linear
+    return jnp.minimum(pair.to_clusters(side.bounds.slope * d[None, :]), second)
+
+
+def outer_gaps(pair: FusedPair, constants: FusedConstants) -> Float[Array, " c"]:
+    """F_j ≥ ‖Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ‖_F, that is Σ ‖δv_i‖² + 2 ‖Σ δv_i‖ ‖ṽ_j‖ + |n_j − r_j² n_j²| ‖ṽ_j‖²."""
+    squares = pair.to_clusters(jnp.sum(pair.delta_v**2, axis=1))
+    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_v.T), axis=0)
+    centre = jnp.linalg.norm(pair.centre_v, axis=1)
+    grown = jnp.abs(pair.counts - (constants.r * pair.counts) ** 2)
+    return squares + 2 * sums * centre + grown * centre**2
 
 
 def _check(form: str, trace: bool, diagonal: bool) -> None:
@@ -345,3 +278,113 @@ def _check(form: str, trace: bool, diagonal: bool) -> None:
         raise InputError("diagonal=True and trace=False exclude each other: ask for the diagonal or the Frobenius norm")
     if (not trace and form != "tight") or (diagonal and form == "weights"):
         raise InputError(f"form {form!r} is for the mean over outputs; take 'tight'")
+
+
+def _bound(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, terms: SGDTerms, form: SGDForm
+) -> Float[Array, "N M"]:
+    if form in ("first", "second"):
+        bound = scalar_bound(pair, left, right, w, terms, second=form == "second")
+    elif form == "weights":
+        bound = from_weights(pair, left, right, w)
+    else:
+        bound = smaller_bound(pair, left, right, w, terms, cheap=form == "cheap")
+    return bound + scalar_allowance(pair, left, right, w)
+
+
+def _value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_j (n_j − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j."""
+    surplus = (left.a * w.value_surplus(pair)[None, :]) @ right.a.T
+    return surplus + left.a @ (right.g * right.shift).T + (left.g * left.shift) @ right.a.T
+
+
+def _value_mixed(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
+    """Σ_i |ã| R̄'_i + R̄_i |ã'|."""
+    here, there = pair.to_clusters(left.bounds.remainder), pair.to_clusters(right.bounds.remainder)
+    return jnp.abs(left.a) @ there.T + here @ jnp.abs(right.a).T
+
+
+def _value_products(pair: FusedPair, left: Evaluation, right: Evaluation, cheap: bool) -> Float[Array, "N M"]:
+    """Σ_i Ē_i Ē'_i."""
+    return product_sum(pair, left.bounds.value, right.bounds.value, jnp.ones_like(pair.v[:, 0]), cheap)
+
+
+def _slope_exact(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
+) -> Float[Array, "N M"]:
+    """Σ_j (Σ_i d_i − s_j) g̃_j g̃'_j, and at second order the terms linear in Δ."""
+    zeroth = (left.g * w.slope_surplus(pair)[None, :]) @ right.g.T
+    if not second:
+        return zeroth
+    here, there = (side.curve * weighted_shift(pair, side.at, w.slopes) for side in (left, right))
+    return zeroth + here @ right.g.T + left.g @ there.T
+
+
+def _slope_mixed(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
+) -> Float[Array, "N M"]:
+    """Σ_i d_i (S̄_i |g̃'| + |g̃| S̄'_i), with S̄2 instead of S̄ at second order."""
+    here, there = (
+        pair.to_clusters((side.bounds.slope_second if second else side.bounds.slope) * w.slopes[None, :])
+        for side in (left, right)
+    )
+    return here @ jnp.abs(right.g).T + jnp.abs(left.g) @ there.T
+
+
+def _slope_products(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, cheap: bool
+) -> Float[Array, "N M"]:
+    """Σ_i d_i S̄_i S̄'_i."""
+    return product_sum(pair, left.bounds.slope, right.bounds.slope, w.slopes, cheap)
+
+
+def product_sum(
+    pair: FusedPair, left: Float[Array, "N m"], right: Float[Array, "M m"], d: Float[Array, " m"], cheap: bool
+) -> Float[Array, "N M"]:
+    """Σ_i d_i p_i p'_i; by Cauchy–Schwarz in each cluster if `cheap`: c columns instead of m."""
+    if not cheap:
+        return (left * d[None, :]) @ right.T
+    here, there = (jnp.sqrt(pair.to_clusters(side**2 * d[None, :])) for side in (left, right))
+    return here @ there.T
+
+
+def _values(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
+    numbers = suprema(pair.activation)
+    dw, centre = jnp.linalg.norm(pair.delta_w, axis=1), jnp.linalg.norm(pair.centre_w, axis=1)
+    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_w.T), axis=0)
+    squares, largest = jnp.sum(dw**2), jnp.max(centre)
+    known = jnp.abs(w.value_surplus(pair)) @ centre**2 + 2 * numbers.l1 * (centre @ sums) + numbers.l1**2 * squares
+    if numbers.l2 == float("inf"):
+        return x * z * (known + 2 * largest * jnp.sum(dw))
+    return x * z * (known + 0.5 * numbers.l2 * (x + z) * largest * squares)
+
+
+def _slopes(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
+    numbers = suprema(pair.activation)
+    squares = jnp.sum(pair.delta_w**2, axis=1)
+    known = numbers.l1**2 * jnp.sum(jnp.abs(w.slope_surplus(pair)))
+    if numbers.l2 == float("inf"):
+        return known + 3 * jnp.sum(jnp.where(squares > 0, w.slopes, 0)) * jnp.ones_like(x)
+    linear = jnp.sum(jnp.linalg.norm(pair.to_clusters(pair.delta_w.T * w.slopes[None, :]), axis=0))
+    curved = w.slopes @ squares
+    bent = 0.5 * numbers.l1 * numbers.l3 * (x**2 + z**2) + numbers.l2**2 * x * z
+    return known + numbers.l1 * numbers.l2 * (x + z) * linear + bent * curved
+
+
+def _summed(w: KernelWeights, o: int) -> KernelWeights:
+    """Weights of the trace from those of the mean; the values stay, they multiply the identity."""
+    return KernelWeights(w.slopes * o, w.centre_values, w.centre_slopes * o, w.bias_gap)
+
+
+def _outer_sizes(pair: FusedPair) -> Float[Array, " m"]:
+    return 2 * jnp.sum(pair.v**2, axis=1) + 2 * jnp.sum(pair.centre_v**2, axis=1)[pair.labels]
+
+
+#: The true terms.
+SGD_TERMS = SGDTerms(_value_exact, _value_mixed, _value_products, _slope_exact, _slope_mixed, _slope_products)
+
+
+_program = jax.jit(sgd_bound_of, static_argnames=("terms", "form", "diagonal"))
+
+
+_frobenius_program = jax.jit(frobenius_bound)

@@ -9,12 +9,13 @@ and Σ_i d_i − s_j is V1's sign-coherence defect T_j/o: 0 iff the output weigh
 are means). A sign differs only where Δ'_i carries the preactivation across the point at which it changes, and then by
 at most 2 (1 for ReLU). There is no continuous modulus: an arbitrarily small Δ can do that and cost |a_i|.
 
-Source: own derivation, methods 1.9.5 (3c), restated for arbitrary centres and constants.
+Source: own derivation, docs/theory.md, Theorem 3 (c), here for arbitrary centres and constants.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,27 +74,65 @@ def sign_kernel_bound(
     pair = pair_blocks(original, fused, labels)
     left = evaluate(pair, x)
     right = left if z is None else evaluate(pair, z)
-    return sign_bound_of(pair, left, right, constants_of(original, fused), diagonal)
+    return _program(pair, left, right, constants_of(original, fused), SIGN_TERMS, diagonal)
 
 
-@partial(jax.jit, static_argnums=4)
+class SignTerms(NamedTuple):
+    """What the bound is made of, so that a check can hand over a wrong part; see `SIGN_TERMS`.
+
+    Every term is a function of the pair, its evaluations at x and z, and (but for the rest and the flips of values) the
+    kernel's weights; exact and rest of slopes also of whether they are expanded to second order.
+    """
+
+    value_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
+    value_rest: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
+    value_flips: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
+    slope_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
+    slope_rest: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
+    slope_flips: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
+
+
 def sign_bound_of(
-    pair: FusedPair, left: Evaluation, right: Evaluation, fixed: FusedConstants, diagonal: bool = False
+    pair: FusedPair,
+    left: Evaluation,
+    right: Evaluation,
+    constants: FusedConstants,
+    terms: SignTerms,
+    diagonal: bool = False,
 ) -> Float[Array, "N M *o"]:
-    """`sign_kernel_bound` of an evaluated pair whose fused block has the constants `fixed`, rounding included."""
+    """`sign_kernel_bound` of an evaluated pair, rounding included, not compiled.
+
+    Args:
+        pair: the two blocks.
+        left: the pair at x.
+        right: the pair at z.
+        constants: of the fused block.
+        terms: what the bound is made of; `SIGN_TERMS`.
+        diagonal: a bound for every output instead of their mean.
+
+    Returns:
+        [N, M], or [N, M, o] for the diagonal.
+    """
 
     def bound(w: KernelWeights) -> Float[Array, "N M"]:
-        return smaller_bound(pair, left, right, w) + scalar_allowance(pair, left, right, w)
+        return smaller_bound(pair, left, right, w, terms) + scalar_allowance(pair, left, right, w)
 
     if not diagonal:
-        return bound(traced_weights(pair, fixed, "sign"))
+        return bound(traced_weights(pair, constants, "sign"))
     columns = (pair.v.T, pair.centre_v.T)
-    each = jax.lax.map(lambda one: bound(output_weights(pair, fixed, "sign", *one)), columns)
+    each = jax.lax.map(lambda one: bound(output_weights(pair, constants, "sign", *one)), columns)
     return jnp.moveaxis(each, 0, -1)
 
 
+def smaller_bound(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, terms: SignTerms
+) -> Float[Array, "N M"]:
+    """The smaller of both orders, pair by pair."""
+    return jnp.minimum(*(scalar_bound(pair, left, right, w, terms, second=second) for second in (False, True)))
+
+
 def scalar_bound(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, *, second: bool
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, terms: SignTerms, *, second: bool
 ) -> Float[Array, "N M"]:
     """|exact terms| + sizes of the others, for the scalar kernel with weights `w`; no rounding.
 
@@ -102,61 +141,19 @@ def scalar_bound(
         left: the pair at x.
         right: the pair at z.
         w: weights of the mean over outputs, or of one output.
+        terms: what the bound is made of.
         second: at which order slopes are expanded.
 
     Returns:
         The bound of every pair.
     """
     gram = left.at.x @ jnp.sign(right.at.x).T
-    exact = value_exact(pair, left, right, w) + w.bias_gap + gram * slope_exact(pair, left, right, w, second)
-    values = value_rest(pair, left, right) + value_flips(pair, left, right)
-    slopes = slope_rest(pair, left, right, w, second) + slope_flips(pair, left, right, w)
+    exact = (
+        terms.value_exact(pair, left, right, w) + w.bias_gap + gram * terms.slope_exact(pair, left, right, w, second)
+    )
+    values = terms.value_rest(pair, left, right) + terms.value_flips(pair, left, right)
+    slopes = terms.slope_rest(pair, left, right, w, second) + terms.slope_flips(pair, left, right, w)
     return jnp.abs(exact) + values + jnp.abs(gram) * slopes
-
-
-def smaller_bound(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """The smaller of both orders, pair by pair."""
-    return jnp.minimum(*(scalar_bound(pair, left, right, w, second=second) for second in (False, True)))
-
-
-def value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """Σ_j ((n_j − t_j) ã_j + g̃_j S_j) sgn ã'_j."""
-    return (left.a * w.value_surplus(pair)[None, :] + left.g * left.shift) @ value_signs(pair, right).T
-
-
-def value_rest(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i R̄_i |sgn ã'|."""
-    return pair.to_clusters(left.bounds.remainder) @ jnp.abs(value_signs(pair, right)).T
-
-
-def value_flips(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i (|ã| + Ē_i) Φ'_i."""
-    sizes = pair.to_neurons(jnp.abs(left.a)) + left.bounds.value
-    return sizes @ _flips(pair, right, 0.0).T
-
-
-def slope_exact(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
-) -> Float[Array, "N M"]:
-    """Σ_j (Σ_i d_i − s_j) g̃_j sgn g̃'_j, and at second order σ''(h̃_j) (Σ_i d_i Δ_i) sgn g̃'_j."""
-    known = left.g * w.slope_surplus(pair)[None, :]
-    if second:
-        known = known + left.curve * weighted_shift(pair, left.at, w.slopes)
-    return known @ slope_signs(pair, right).T
-
-
-def slope_rest(
-    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
-) -> Float[Array, "N M"]:
-    """Σ_i d_i S̄_i |sgn g̃'|, with S̄2 at second order."""
-    bound = left.bounds.slope_second if second else left.bounds.slope
-    return pair.to_clusters(bound * w.slopes[None, :]) @ jnp.abs(slope_signs(pair, right)).T
-
-
-def slope_flips(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """Σ_i d_i (|g̃| + S̄_i) Φ'_i."""
-    sizes = (pair.to_neurons(jnp.abs(left.g)) + left.bounds.slope) * w.slopes[None, :]
-    return sizes @ _flips(pair, right, get_activation(pair.activation).derivative_zero).T
 
 
 def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
@@ -168,8 +165,55 @@ def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: Ke
     return sign_allowance(left.rounding, w.value_sizes(pair), w.slope_sizes(pair), gram, *unclear)
 
 
+def _value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_j ((n_j − t_j) ã_j + g̃_j S_j) sgn ã'_j."""
+    return (left.a * w.value_surplus(pair)[None, :] + left.g * left.shift) @ value_signs(pair, right).T
+
+
+def _value_rest(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
+    """Σ_i R̄_i |sgn ã'|."""
+    return pair.to_clusters(left.bounds.remainder) @ jnp.abs(value_signs(pair, right)).T
+
+
+def _value_flips(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
+    """Σ_i (|ã| + Ē_i) Φ'_i."""
+    sizes = pair.to_neurons(jnp.abs(left.a)) + left.bounds.value
+    return sizes @ _flips(pair, right, 0.0).T
+
+
+def _slope_exact(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
+) -> Float[Array, "N M"]:
+    """Σ_j (Σ_i d_i − s_j) g̃_j sgn g̃'_j, and at second order σ''(h̃_j) (Σ_i d_i Δ_i) sgn g̃'_j."""
+    known = left.g * w.slope_surplus(pair)[None, :]
+    if second:
+        known = known + left.curve * weighted_shift(pair, left.at, w.slopes)
+    return known @ slope_signs(pair, right).T
+
+
+def _slope_rest(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, second: bool
+) -> Float[Array, "N M"]:
+    """Σ_i d_i S̄_i |sgn g̃'|, with S̄2 at second order."""
+    bound = left.bounds.slope_second if second else left.bounds.slope
+    return pair.to_clusters(bound * w.slopes[None, :]) @ jnp.abs(slope_signs(pair, right)).T
+
+
+def _slope_flips(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_i d_i (|g̃| + S̄_i) Φ'_i."""
+    sizes = (pair.to_neurons(jnp.abs(left.g)) + left.bounds.slope) * w.slopes[None, :]
+    return sizes @ _flips(pair, right, get_activation(pair.activation).derivative_zero).T
+
+
 def _flips(pair: FusedPair, side: Evaluation, point: float) -> Float[Array, "M m"]:
     """κ_σ 1[Δ may carry the preactivation across `point`]."""
     slack = 2 * side.rounding.preactivation + abs(point) * side.rounding.unit
     cost = 1.0 if get_activation(pair.activation).name == "relu" else 2.0
     return cost * crosses(point, pair.to_neurons(side.at.centre), side.at.delta, slack).astype(pair.w.dtype)
+
+
+#: The true terms.
+SIGN_TERMS = SignTerms(_value_exact, _value_rest, _value_flips, _slope_exact, _slope_rest, _slope_flips)
+
+
+_program = jax.jit(sign_bound_of, static_argnames=("terms", "diagonal"))

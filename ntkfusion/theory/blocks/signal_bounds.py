@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -23,7 +26,7 @@ def signal_bound(
     so it is at most Σ_i S̄_i ‖v_i‖ ‖w_i‖ + Σ_j |g̃_j| (Σ_i ‖δv_i‖ ‖δw_i‖ + ‖Σ δv_i‖ ‖w̃_j‖ + ‖ṽ_j‖ ‖Σ δw_i‖). With
     s_i = σ''(h̃) Δ_i + t_i the first sum of a cluster may be replaced by Σ_i S̄2_i ‖v_i‖ ‖w_i‖ + |σ''(h̃_j)| times
     Σ_i |Δ_i| (‖δv_i‖ ‖w_i‖ + ‖ṽ_j‖ ‖δw_i‖) + |S_j| ‖ṽ_j‖ ‖w̃_j‖; the smaller one is taken, cluster by cluster.
-    Source: own derivation, methods 1.9.5 (3d), restated for arbitrary centres.
+    Source: own derivation, docs/theory.md, Theorem 3 (d), here for arbitrary centres.
 
     Args:
         original: a dense block in float64.
@@ -38,16 +41,27 @@ def signal_bound(
         InputError: as `pair_blocks`, or for inputs that do not fit or are not in float64.
     """
     pair = pair_blocks(original, fused, labels)
-    return signal_bound_of(pair, evaluate(pair, x))
+    return _program(pair, evaluate(pair, x), SIGNAL_TERMS)
 
 
-@jax.jit
-def signal_bound_of(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
-    """`signal_bound` of an evaluated pair, rounding included."""
-    return slope_part(pair, side) + spread_part(pair, side) + signal_allowance(pair, side)
+class SignalTerms(NamedTuple):
+    """What the bound is made of, so that a check can hand over a wrong part; see `SIGNAL_TERMS`.
+
+    Attributes:
+        slope_part: what s_i do.
+        spread_part: the difference at equal slopes.
+    """
+
+    slope_part: Callable[[FusedPair, Evaluation], Float[Array, " N"]]
+    spread_part: Callable[[FusedPair, Evaluation], Float[Array, " N"]]
 
 
-def slope_part(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
+def signal_bound_of(pair: FusedPair, side: Evaluation, terms: SignalTerms) -> Float[Array, " N"]:
+    """`signal_bound` of an evaluated pair, rounding included, not compiled."""
+    return terms.slope_part(pair, side) + terms.spread_part(pair, side) + signal_allowance(pair, side)
+
+
+def _slope_part(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     """What s_i do: per cluster the smaller of first and second order."""
     v, w, dv, dw = (_norms(rows) for rows in (pair.v, _inputs(pair, pair.w), pair.delta_v, _inputs(pair, pair.delta_w)))
     centre_v, centre_w = _norms(pair.centre_v), _norms(_inputs(pair, pair.centre_w))
@@ -58,7 +72,7 @@ def slope_part(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     return jnp.sum(jnp.minimum(first, second), axis=1)
 
 
-def spread_part(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
+def _spread_part(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     """Σ_j |g̃_j| times the size of cluster j's difference at equal slopes."""
     dv, dw = pair.delta_v, _inputs(pair, pair.delta_w)
     spread = pair.to_clusters(_norms(dv) * _norms(dw))
@@ -73,6 +87,13 @@ def signal_allowance(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     w = _norms(_inputs(pair, pair.w)) + _norms(_inputs(pair, pair.centre_w))[pair.labels]
     env = side.rounding
     return (env.slope + env.unit * env.slope_size) @ (v * w)
+
+
+#: The true terms.
+SIGNAL_TERMS = SignalTerms(_slope_part, _spread_part)
+
+
+_program = jax.jit(signal_bound_of, static_argnames="terms")
 
 
 def _inputs(pair: FusedPair, rows: Float[Array, "n e"]) -> Float[Array, "n d"]:

@@ -1,6 +1,4 @@
-"""A number known up to a radius.
-
-What a block's hidden neurons do at inputs, split into the mean of every cluster and the deviations from it.
+"""What both enclosures need: limits of an error, and a block's hidden neurons split into cluster means and deviations.
 
 With a = σ(h), g = σ'(h), clusters C_j of n_j neurons and weights D_i = ‖v_i‖²/o, D_j = Σ_{i in C_j} D_i,
 
@@ -9,7 +7,7 @@ With a = σ(h), g = σ'(h), clusters C_j of n_j neurons and weights D_i = ‖v_i
 sums of squares split: Σ_i a_i a'_i = Σ_j n_j ā_j ā'_j + α·α' and Σ_i D_i g_i g'_i = Σ_j D_j ḡ_j ḡ'_j + γ·γ'; so do
 outputs, Σ_i v_i a_i = Σ_j n_j v̄_j ā_j + Σ_i δv_i α_i with δv_i = v_i − v̄. Without clusters the means are left out.
 
-Source: own derivation (the analysis of variance of a block's features).
+Source: own derivation (the analysis of variance of a block's features), docs/theory.md, Theorem 4.
 """
 
 from __future__ import annotations
@@ -40,35 +38,8 @@ class Enclosure:
     upper: Float[Array, "*n"]
 
 
-def kept(share: float, number: int) -> int:
-    """How many of `number` directions a share of them is.
-
-    Args:
-        share: from 0 to 1.
-        number: of all.
-
-    Returns:
-        The number, rounded up.
-
-    Raises:
-        InputError: for a share out of range.
-
-    >>> kept(0.25, 10)
-    3
-    """
-    if not 0 <= share <= 1:
-        raise InputError(f"share is the exactly evaluated part, from 0 to 1; got {share}")
-    return min(number, int(-(-share * number // 1)))
-
-
-def orthonormality_defect(columns: Float[Array, "n k"], unit: float) -> Float[Array, ""]:
-    """A bound of ‖UᵀU − I‖₂ for a computed U, rounding of the product included."""
-    gram = columns.T @ columns
-    return jnp.linalg.norm(gram - jnp.eye(gram.shape[0])) + 2 * unit * columns.shape[1]
-
-
 @pytree
-class Clusters:
+class ClusteredNeurons:
     """The neurons of a block in clusters, none if `counts` is empty.
 
     Attributes:
@@ -126,7 +97,7 @@ class Features:
     slope_error: Float[Array, " N"]
 
 
-def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Clusters:
+def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> ClusteredNeurons:
     """The neurons of a block in clusters.
 
     Args:
@@ -134,7 +105,7 @@ def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Cluster
         labels: the cluster of every neuron, from 0; None for no clusters.
 
     Returns:
-        The `Clusters`.
+        The `ClusteredNeurons`.
 
     Raises:
         InputError: for a block that is not dense, has constants or is not in float64, or labels that do not fit.
@@ -146,15 +117,15 @@ def cluster_neurons(block: MLPBlock, labels: Int[Array, " m"] | None) -> Cluster
     known = jnp.zeros(m, int) if labels is None else jnp.asarray(labels)
     weights = jnp.sum(block.w2**2, axis=1) / block.output_width
     empty = jnp.zeros((number, block.output_width))
-    whole = Clusters(w, block.w2, known, jnp.zeros(number), weights, jnp.zeros(number), empty, block.w2)
+    whole = ClusteredNeurons(w, block.w2, known, jnp.zeros(number), weights, jnp.zeros(number), empty, block.w2)
     if labels is None:
         return whole
     counts = whole.sums(jnp.ones(m))
     mean_v = whole.sums(block.w2.T).T / jnp.maximum(counts, 1)[:, None]
-    return Clusters(w, block.w2, known, counts, weights, whole.sums(weights), mean_v, block.w2 - mean_v[known])
+    return ClusteredNeurons(w, block.w2, known, counts, weights, whole.sums(weights), mean_v, block.w2 - mean_v[known])
 
 
-def features_at(block: MLPBlock, clusters: Clusters, x: Float[Array, "N d"]) -> Features:
+def features_at(block: MLPBlock, clusters: ClusteredNeurons, x: Float[Array, "N d"]) -> Features:
     """The features of a block at inputs.
 
     Args:
@@ -189,10 +160,37 @@ def features_at(block: MLPBlock, clusters: Clusters, x: Float[Array, "N d"]) -> 
     )
 
 
-def unit_of(clusters: Clusters) -> float:
+def kept(share: float, number: int) -> int:
+    """How many of `number` directions a share of them is.
+
+    Args:
+        share: from 0 to 1.
+        number: of all.
+
+    Returns:
+        The number, rounded up.
+
+    Raises:
+        InputError: for a share out of range.
+
+    >>> kept(0.25, 10)
+    3
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share is the exactly evaluated part, from 0 to 1; got {share}")
+    return min(number, int(-(-share * number // 1)))
+
+
+def unit_of(clusters: ClusteredNeurons) -> float:
     """Γ of `ntkfusion.theory.blocks.rounding` for these sizes."""
     m, e = clusters.w.shape
     return gamma(4 * (e + m) + 64)
+
+
+def orthonormality_defect(columns: Float[Array, "n k"], unit: float) -> Float[Array, ""]:
+    """A bound of ‖UᵀU − I‖₂ for a computed U, rounding of the product included."""
+    gram = columns.T @ columns
+    return jnp.linalg.norm(gram - jnp.eye(gram.shape[0])) + 2 * unit * columns.shape[1]
 
 
 def check_inputs(block: MLPBlock, x: Float[Array, "N d"]) -> None:
@@ -223,7 +221,7 @@ def check_fused(original: MLPBlock, fused: Block) -> None:
 
 
 def _slope_errors(
-    block: MLPBlock, clusters: Clusters, h: Float[Array, "N m"], norm: Float[Array, " N"]
+    block: MLPBlock, clusters: ClusteredNeurons, h: Float[Array, "N m"], norm: Float[Array, " N"]
 ) -> Float[Array, "N m"]:
     """κ of `ntkfusion.theory.blocks.rounding`, with H_i ≤ ‖x̄‖ ‖w_i‖."""
     unit = unit_of(clusters)

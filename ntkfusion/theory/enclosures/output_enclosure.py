@@ -1,6 +1,6 @@
 """A bound of the output error that stays informative on real weights, because leading directions are evaluated.
 
-With the split of `cluster_features`, y any vector (the output of a fused block) and any numbers d_i > 0,
+With the split of `enclosure`, y any vector (the output of a fused block) and any numbers d_i > 0,
 
     f(x) − y = β + Aᵀt,    β = Σ_j n_j v̄_j ā_j + b2 − y,    t_i = α_i/d_i,    A = diag(d) δV = U S Rᵀ
 
@@ -15,10 +15,12 @@ allow, since ϱ² ≥ s_{k+1}² p_{k+1}² + ϱ_{k+1}²: it falls with k. At k = 
 Evaluated exactly: a (hence m e products per input), the c means, k of o directions. Bounded: the other directions.
 Cost per input: m e + c e + 2 c o + k (m + 2 o) multiplications; measuring takes (m + c)(e + o).
 
-Source: own derivation.
+Source: own derivation, docs/theory.md, Theorem 4.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -26,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.enclosures.enclosure import (
-    Clusters,
+    ClusteredNeurons,
     Enclosure,
     Features,
     check_fused,
@@ -38,8 +40,44 @@ from ntkfusion.theory.enclosures.enclosure import (
 )
 from ntkfusion.utils.pytrees import pytree
 
-#: Neurons that hardly deviate get at least this share of the largest d.
-_FLOOR = 1e-3
+
+def output_enclosure(
+    original: MLPBlock,
+    fused: Block,
+    x: Float[Array, "N d"],
+    labels: Int[Array, " m"] | None = None,
+    *,
+    share: float = 0.125,
+    directions: OutputDirections | None = None,
+) -> Enclosure:
+    """Proven limits of ‖f(x) − f̃(x)‖ for every input; see the module.
+
+    Args:
+        original: a dense block in float64 without constants.
+        fused: any block in float64 with outputs of the same width; its outputs as evaluated here are y, so that only
+            the original's rounding counts.
+        x: inputs in float64.
+        labels: the cluster of every neuron of the original; None for no clusters. Any labels give valid limits.
+        share: how many of the output directions are evaluated. 0 takes none, 1 gives the error itself.
+        directions: from `output_directions`, then `labels` are not read; by default made from `x`.
+
+    Returns:
+        Lower and upper limits, [N]; the upper ones fall as the share grows.
+
+    Raises:
+        InputError: as `output_directions`, for a fused block of other widths or not in float64, or for a share out of
+            range.
+
+    >>> import jax, jax.numpy as jnp
+    >>> with jax.enable_x64(True):
+    ...     block = MLPBlock(jnp.array([[1.0, 1.5]]), None, jnp.ones((2, 1)), None, activation="relu")
+    ...     half = MLPBlock(jnp.array([[1.25]]), None, jnp.array([[2.2]]), None, activation="relu")
+    ...     found = output_enclosure(block, half, jnp.ones((1, 1)), share=1.0)
+    ...     round(float(found.lower[0]), 9), round(float(found.upper[0]), 9)
+    (0.25, 0.25)
+    """
+    chosen = output_directions(original, labels, x) if directions is None else directions
+    return enclose_output(original, fused, x, chosen, share)
 
 
 @pytree
@@ -56,7 +94,7 @@ class OutputDirections:
         residual: a bound of ‖diag(d) δV − U S Rᵀ‖_F.
     """
 
-    clusters: Clusters
+    clusters: ClusteredNeurons
     scale: Float[Array, " m"]
     left: Float[Array, "m q"]
     values: Float[Array, " q"]
@@ -97,52 +135,32 @@ def output_directions(
     return OutputDirections(clusters, scale, left, values, right.T, defect, residual)
 
 
-def output_enclosure(
+#: κ, ϱ and what rounding can do to them, from directions, features, the known part and k.
+Split = Callable[
+    [OutputDirections, Features, Float[Array, "N o"], int],
+    tuple[Float[Array, "N o"], Float[Array, " N"], Float[Array, " N"]],
+]
+
+
+def enclose_output(
     original: MLPBlock,
     fused: Block,
     x: Float[Array, "N d"],
-    labels: Int[Array, " m"] | None = None,
-    *,
-    share: float = 0.125,
-    directions: OutputDirections | None = None,
+    directions: OutputDirections,
+    share: float,
+    split: Split | None = None,
 ) -> Enclosure:
-    """Proven limits of ‖f(x) − f̃(x)‖ for every input; see the module.
-
-    Args:
-        original: a dense block in float64 without constants.
-        fused: any block in float64 with outputs of the same width; its outputs as evaluated here are y, so that only
-            the original's rounding counts.
-        x: inputs in float64.
-        labels: the cluster of every neuron of the original; None for no clusters. Any labels give valid limits.
-        share: how many of the output directions are evaluated. 0 takes none, 1 gives the error itself.
-        directions: from `output_directions`, then `labels` are not read; by default made from `x`.
-
-    Returns:
-        Lower and upper limits, [N]; the upper ones fall as the share grows.
-
-    Raises:
-        InputError: as `output_directions`, for a fused block of other widths or not in float64, or for a share out of
-            range.
-
-    >>> import jax, jax.numpy as jnp
-    >>> with jax.enable_x64(True):
-    ...     block = MLPBlock(jnp.array([[1.0, 1.5]]), None, jnp.ones((2, 1)), None, activation="relu")
-    ...     half = MLPBlock(jnp.array([[1.25]]), None, jnp.array([[2.2]]), None, activation="relu")
-    ...     found = output_enclosure(block, half, jnp.ones((1, 1)), share=1.0)
-    ...     round(float(found.lower[0]), 9), round(float(found.upper[0]), 9)
-    (0.25, 0.25)
-    """
-    chosen = output_directions(original, labels, x) if directions is None else directions
+    """`output_enclosure` for given directions; a check may hand over a wrong `split` (by default `split_output`)."""
     check_fused(original, fused)
-    k = kept(share, chosen.values.shape[0])
-    side = features_at(original, chosen.clusters, x)
+    k = kept(share, directions.values.shape[0])
+    side = features_at(original, directions.clusters, x)
     bias = 0.0 if original.b2 is None else original.b2[None, :]
-    means = (side.mean_a * chosen.clusters.counts[None, :]) @ chosen.clusters.mean_v
-    known, radius, rounding = _split(chosen, side, means + bias - fused(x), k)
-    return _limits(chosen, known, radius, rounding + _allowance(original, chosen.clusters, side), k)
+    means = (side.mean_a * directions.clusters.counts[None, :]) @ directions.clusters.mean_v
+    known, radius, rounding = (split or split_output)(directions, side, means + bias - fused(x), k)
+    return _limits(directions, known, radius, rounding + _allowance(original, directions.clusters, side), k)
 
 
-def _split(
+def split_output(
     d: OutputDirections, side: Features, base: Float[Array, "N o"], k: int
 ) -> tuple[Float[Array, "N o"], Float[Array, " N"], Float[Array, " N"]]:
     """κ, ϱ and what rounding of the products with U can do."""
@@ -170,8 +188,12 @@ def _limits(
     return Enclosure(jnp.maximum(lower - room, 0), upper + room)
 
 
-def _allowance(original: MLPBlock, clusters: Clusters, side: Features) -> Float[Array, " N"]:
+def _allowance(original: MLPBlock, clusters: ClusteredNeurons, side: Features) -> Float[Array, " N"]:
     """Rounding of activations, of their sums and of f: at most 16 Γ ‖x̄‖ ‖W‖_F ‖V‖_F + 4 Γ ‖b2‖."""
     unit = unit_of(clusters)
     bias = 0.0 if original.b2 is None else jnp.linalg.norm(original.b2)
     return 16 * unit * side.size * jnp.linalg.norm(clusters.v) + 4 * unit * bias
+
+
+#: Neurons that hardly deviate get at least this share of the largest d.
+_FLOOR = 1e-3

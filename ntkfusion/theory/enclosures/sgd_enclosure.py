@@ -1,6 +1,6 @@
 """A bound of the SGD kernel's error that stays informative on real weights, because leading directions are evaluated.
 
-With the split of `cluster_features` the original's traced kernel (mean over outputs) is
+With the split of `enclosure` the original's traced kernel (mean over outputs) is
 
     K(x, z) = Σ_j n_j ā_j ā'_j + 1 + x̄·z̄ Σ_j D_j ḡ_j ḡ'_j + α·α' + x̄·z̄ γ·γ'
 
@@ -20,10 +20,12 @@ Evaluated exactly: a and g at all neurons, the means, k + l columns. Bounded: wh
 multiplications: 4 c + k + l per pair (2 c + k + l without clusters) and m (e + k + l) + c e per input; measuring takes
 2 m + 2 c and (m + c) e.
 
-Source: own derivation.
+Source: own derivation, docs/theory.md, Theorem 4.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.enclosures.enclosure import (
-    Clusters,
+    ClusteredNeurons,
     Enclosure,
     Features,
     check_fused,
@@ -44,60 +46,6 @@ from ntkfusion.theory.enclosures.enclosure import (
     unit_of,
 )
 from ntkfusion.utils.pytrees import pytree
-
-
-@pytree
-class KernelDirections:
-    """Orthonormal bases of the neurons' deviations, leading columns first.
-
-    Attributes:
-        clusters: the neurons they belong to.
-        values: U, all m columns, for α.
-        slopes: V, for γ.
-        order: how the columns of both are taken in turn: 0 for the next of U, 1 for the next of V, [2m].
-        defect: a bound of ‖UᵀU − I‖ and of ‖VᵀV − I‖.
-    """
-
-    clusters: Clusters
-    values: Float[Array, "m m"]
-    slopes: Float[Array, "m m"]
-    order: Int[Array, " 2*m"]
-    defect: Float[Array, ""]
-
-    def ranks(self, share: float) -> tuple[int, int]:
-        """K and l for a share of all 2m columns."""
-        number = kept(share, self.order.shape[0])
-        slopes = int(jnp.sum(self.order[:number]))
-        return number - slopes, slopes
-
-
-def kernel_directions(
-    original: MLPBlock, labels: Int[Array, " m"] | None, calibration: Float[Array, "N d"]
-) -> KernelDirections:
-    """Leading directions at calibration inputs. Any inputs give a valid bound; such as those of the bound a small one.
-
-    Args:
-        original: a dense block in float64 without constants.
-        labels: the cluster of every neuron; None for no clusters.
-        calibration: inputs, float64.
-
-    Returns:
-        The `KernelDirections`.
-
-    Raises:
-        InputError: as `cluster_neurons` and `features_at`.
-    """
-    clusters = cluster_neurons(original, labels)
-    side = features_at(original, clusters, calibration)
-    weight = jnp.median(jnp.abs(side.x[:256] @ side.x[:256].T))
-    found = [jnp.linalg.eigh(deviations.T @ deviations) for deviations in (side.alpha, side.gamma)]
-    (falling, values), (falling_slopes, slopes) = ((one[::-1], columns[:, ::-1]) for one, columns in found)
-    # a stable sort of falling values keeps the order inside each basis
-    both = np.concatenate([np.asarray(falling), weight * np.asarray(falling_slopes)])
-    order = np.argsort(-both, kind="stable") >= clusters.w.shape[0]
-    unit = unit_of(clusters)
-    defect = jnp.maximum(orthonormality_defect(values, unit), orthonormality_defect(slopes, unit))
-    return KernelDirections(clusters, values, slopes, jnp.asarray(order, int), defect)
 
 
 def sgd_enclosure(
@@ -138,13 +86,90 @@ def sgd_enclosure(
     (0.3125, 0.3125)
     """
     chosen = kernel_directions(original, labels, x) if directions is None else directions
+    return enclose_sgd(original, fused, x, z, chosen, share)
+
+
+@pytree
+class KernelDirections:
+    """Orthonormal bases of the neurons' deviations, leading columns first.
+
+    Attributes:
+        clusters: the neurons they belong to.
+        values: U, all m columns, for α.
+        slopes: V, for γ.
+        order: how the columns of both are taken in turn: 0 for the next of U, 1 for the next of V, [2m].
+        defect: a bound of ‖UᵀU − I‖ and of ‖VᵀV − I‖.
+    """
+
+    clusters: ClusteredNeurons
+    values: Float[Array, "m m"]
+    slopes: Float[Array, "m m"]
+    order: Int[Array, " 2*m"]
+    defect: Float[Array, ""]
+
+    def ranks(self, share: float) -> tuple[int, int]:
+        """The numbers k and l of columns for a share of all 2m."""
+        number = kept(share, self.order.shape[0])
+        slopes = int(jnp.sum(self.order[:number]))
+        return number - slopes, slopes
+
+
+def kernel_directions(
+    original: MLPBlock, labels: Int[Array, " m"] | None, calibration: Float[Array, "N d"]
+) -> KernelDirections:
+    """Leading directions at calibration inputs. Any inputs give a valid bound; such as those of the bound a small one.
+
+    Args:
+        original: a dense block in float64 without constants.
+        labels: the cluster of every neuron; None for no clusters.
+        calibration: inputs, float64.
+
+    Returns:
+        The `KernelDirections`.
+
+    Raises:
+        InputError: as `cluster_neurons` and `features_at`.
+    """
+    clusters = cluster_neurons(original, labels)
+    side = features_at(original, clusters, calibration)
+    weight = jnp.median(jnp.abs(side.x[:256] @ side.x[:256].T))
+    found = [jnp.linalg.eigh(deviations.T @ deviations) for deviations in (side.alpha, side.gamma)]
+    (falling, values), (falling_slopes, slopes) = ((one[::-1], columns[:, ::-1]) for one, columns in found)
+    # a stable sort of falling values keeps the order inside each basis
+    both = np.concatenate([np.asarray(falling), weight * np.asarray(falling_slopes)])
+    order = np.argsort(-both, kind="stable") >= clusters.w.shape[0]
+    unit = unit_of(clusters)
+    defect = jnp.maximum(orthonormality_defect(values, unit), orthonormality_defect(slopes, unit))
+    return KernelDirections(clusters, values, slopes, jnp.asarray(order, int), defect)
+
+
+#: Products of projections and of what is orthogonal to them: from directions, features at x and z, how many columns
+#: are taken, and "alpha" or "gamma".
+Product = Callable[
+    [KernelDirections, Features, Features, int, str],
+    tuple[Float[Array, "N M"], Float[Array, "N M"]],
+]
+
+
+def enclose_sgd(
+    original: MLPBlock,
+    fused: Block,
+    x: Float[Array, "N d"],
+    z: Float[Array, "M d"] | None,
+    directions: KernelDirections,
+    share: float,
+    product: Product | None = None,
+) -> Enclosure:
+    """`sgd_enclosure` for given directions; a check may hand over a wrong `product` (by default `split_product`)."""
+    product = product or split_product
     check_fused(original, fused)
-    left = features_at(original, chosen.clusters, x)
-    right = left if z is None else features_at(original, chosen.clusters, z)
-    k, rank = chosen.ranks(share)
+    left = features_at(original, directions.clusters, x)
+    right = left if z is None else features_at(original, directions.clusters, z)
+    k, rank = directions.ranks(share)
     gram = left.x @ right.x.T
-    (a, a_rest), (g, g_rest) = _product(chosen, left, right, k, "alpha"), _product(chosen, left, right, rank, "gamma")
-    c = chosen.clusters
+    a, a_rest = product(directions, left, right, k, "alpha")
+    g, g_rest = product(directions, left, right, rank, "gamma")
+    c = directions.clusters
     means = (left.mean_a * c.counts[None, :]) @ right.mean_a.T + float(original.b2 is not None)
     estimate = means + a + gram * ((left.mean_g * c.masses[None, :]) @ right.mean_g.T + g)
     gap = jnp.abs(estimate - block_kernel(fused, x, z))
@@ -153,7 +178,7 @@ def sgd_enclosure(
     return Enclosure(jnp.maximum(gap - radius - room, 0), gap + radius + room)
 
 
-def _product(
+def split_product(
     d: KernelDirections, left: Features, right: Features, k: int, name: str
 ) -> tuple[Float[Array, "N M"], Float[Array, "N M"]]:
     """(Uᵀα)·(Uᵀα') and r r', rounding and a defective basis included."""
@@ -170,7 +195,7 @@ def _product(
     return p @ q.T, rest[:, None] * rest_z[None, :] + slack * size[:, None] * size_z[None, :]
 
 
-def _allowance(c: Clusters, left: Features, right: Features) -> Float[Array, "N M"]:
+def _allowance(c: ClusteredNeurons, left: Features, right: Features) -> Float[Array, "N M"]:
     """Rounding of features, of sums of their products and of K, as sums of sizes and errors."""
     unit, whole = unit_of(c), 2 * jnp.sqrt(jnp.sum(c.weights))
     norms = jnp.linalg.norm(left.x, axis=1)[:, None] * jnp.linalg.norm(right.x, axis=1)[None, :]

@@ -16,7 +16,7 @@ Proof. For a set S of tokens with p̃(S) = a, odds change by a factor of at most
 a e^ω/(a e^ω + 1 − a) − a is largest at a = 1/(1 + e^{ω/2}), where it is tanh(ω/4), and ω ≤ 2 max τ̄. The ℓ1 norm
 is twice the largest such change. ∎
 
-Source: own derivation.
+The exact linear part, A_ts of `layer_step`, is `attention_rows`. Source: own derivation.
 """
 
 from __future__ import annotations
@@ -26,11 +26,8 @@ from jaxtyping import Array, Bool, Float
 
 from ntkfusion.theory.blocks.rounding import gamma
 from ntkfusion.theory.networks.layer_norm_bound import spectral_bound
-from ntkfusion.theory.networks.network_weights import Attended, AttentionWeights
+from ntkfusion.theory.networks.network_weights import Attended, AttentionWeights, LayerTrace
 from ntkfusion.utils.pytrees import pytree
-
-#: e^τ̄ of larger shifts says nothing: the forms without it are smaller.
-_LARGEST_SHIFT = 50.0
 
 
 @pytree
@@ -136,21 +133,6 @@ def attention_change(norms: HeadNorms, known: Attended, moved: Shifts, eps: Floa
     return values + jnp.sum(_moved_weights(known, moved), axis=1)
 
 
-def mixing_norms(norms: HeadNorms, p: Float[Array, "B H T T"]) -> Float[Array, "B T T"]:
-    """At least ‖Σ_h p̃^h_ts W_V^h W_O^h‖: Σ_h p̃^h ‖W_V^h W_O^h‖, or max_h p̃^h times the norms of all heads together."""
-    apart = jnp.einsum("bhts,h->bts", p, norms.value)
-    return jnp.minimum(apart, jnp.max(p, axis=1) * norms.values * norms.output)
-
-
-def _moved_weights(known: Attended, moved: Shifts) -> Float[Array, "B H T"]:
-    """Σ_s p̃ expm1(τ̄)/Z ‖(ṽ_s − c_t) W_O‖, or ½‖p − p̃‖₁ times the diameter of the values."""
-    small = jnp.minimum(moved.whole, _LARGEST_SHIFT)
-    near = jnp.sum(known.weights * jnp.expm1(small) * moved.spread, axis=-1) / moved.least
-    near = jnp.where(jnp.max(moved.whole, axis=-1) < _LARGEST_SHIFT, near, jnp.inf)
-    far = jnp.tanh(0.5 * jnp.max(moved.whole, axis=-1)) * 2 * jnp.max(moved.spread, axis=-1)
-    return jnp.minimum(near, far)
-
-
 def attention_curvature(
     norms: HeadNorms, known: Attended, moved: Shifts, eps: Float[Array, "B T"]
 ) -> Float[Array, "B T"]:
@@ -169,6 +151,36 @@ def attention_curvature(
     return jnp.where(jnp.max(moved.whole, axis=(1, 3)) < _LARGEST_SHIFT, weights + values, jnp.inf)
 
 
+def attention_rows(weights: AttentionWeights, trace: LayerTrace, b: Array, t: Array) -> Float[Array, "T d d"]:
+    """A_ts for one token t: matrices for rows δ_s from the left."""
+    known, scale = trace.attended, weights.scale
+    p, q = known.weights[b, :, t], known.query[b, t]
+    key, value = known.key[b], known.value[b]
+    centred = value - jnp.einsum("hs,she->he", p, value)[None]
+    by_values = jnp.einsum("hs,dhe->sdhe", p, weights.value)
+    pulled = scale * jnp.einsum("hs,dhf,hf,she->sdhe", p, weights.key, q, centred)
+    covariance = jnp.einsum("hs,shf,she->hfe", p, key, centred)
+    own = scale * jnp.einsum("dhf,hfe->dhe", weights.query, covariance)
+    here = (jnp.arange(value.shape[0]) == t).astype(value.dtype)
+    inner = by_values + pulled + here[:, None, None, None] * own[None]
+    return jnp.einsum("sdhe,hef->sdf", inner, weights.output)
+
+
+def mixing_norms(norms: HeadNorms, p: Float[Array, "B H T T"]) -> Float[Array, "B T T"]:
+    """At least ‖Σ_h p̃^h_ts W_V^h W_O^h‖: Σ_h p̃^h ‖W_V^h W_O^h‖, or max_h p̃^h times the norms of all heads together."""
+    apart = jnp.einsum("bhts,h->bts", p, norms.value)
+    return jnp.minimum(apart, jnp.max(p, axis=1) * norms.values * norms.output)
+
+
+def _moved_weights(known: Attended, moved: Shifts) -> Float[Array, "B H T"]:
+    """Σ_s p̃ expm1(τ̄)/Z ‖(ṽ_s − c_t) W_O‖, or ½‖p − p̃‖₁ times the diameter of the values."""
+    small = jnp.minimum(moved.whole, _LARGEST_SHIFT)
+    near = jnp.sum(known.weights * jnp.expm1(small) * moved.spread, axis=-1) / moved.least
+    near = jnp.where(jnp.max(moved.whole, axis=-1) < _LARGEST_SHIFT, near, jnp.inf)
+    far = jnp.tanh(0.5 * jnp.max(moved.whole, axis=-1)) * 2 * jnp.max(moved.spread, axis=-1)
+    return jnp.minimum(near, far)
+
+
 def lengths(rows: Float[Array, "B T T H e"], kernel: Float[Array, "d H e"]) -> Float[Array, "B H T T"]:
     """At least ‖W rowᵀ‖ for every row and head, by Gram matrices: with little memory.
 
@@ -178,3 +190,7 @@ def lengths(rows: Float[Array, "B T T H e"], kernel: Float[Array, "d H e"]) -> F
     squares = jnp.einsum("btshe,hef,btshf->bhts", rows, jnp.einsum("dhe,dhf->hef", kernel, kernel), rows)
     sizes = jnp.einsum("btshe,btshe->bhts", rows, rows) * jnp.sum(kernel**2, axis=(0, 2))[None, :, None, None]
     return jnp.sqrt(jnp.maximum(squares, 0.0) + gamma(2 * (d + 2 * e) + 16) * sizes)
+
+
+#: e^τ̄ of larger shifts says nothing: the forms without it are smaller.
+_LARGEST_SHIFT = 50.0

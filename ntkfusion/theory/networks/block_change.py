@@ -1,7 +1,7 @@
-"""What is known of f − f̃ of two MLP blocks at the compressed model's own inputs.
+"""What an MLP block does to the distance of two trajectories: its own error, and how far it carries inputs apart.
 
-How far an MLP block can carry two inputs apart when one of them and a bound of their distance are known.
-
+The error f − f̃ of a compressed block at the compressed model's own inputs is measured, or bounded (`Gap`). How far f
+carries two inputs apart (`BlockChange`), when one of them and a bound ε of their distance are known:
 f(u) = Σ_i v_i σ(w_i·u + b_i) + b2, h̃_i the preactivation at the known ũ, g̃_i = σ'(h̃_i), Δ_i = w_i·δ, |Δ_i| ≤ r_i =
 ‖w_i‖ ε. With R_i ≥ |σ(h̃_i + Δ) − σ(h̃_i) − g̃_i Δ| for all |Δ| ≤ r_i (the remainder's majorant at both ends, monotone in
 |Δ| as is its quotient with |Δ|) and t_i = R_i/r_i,
@@ -14,17 +14,16 @@ Source: own derivation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.derivatives import derivatives
 from ntkfusion.theory.activations.majorants import remainder_majorant
-from ntkfusion.theory.activations.suprema import constants
+from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
-from ntkfusion.theory.blocks.output_bounds import per_output_bound
+from ntkfusion.theory.blocks.output_bounds import OUTPUT_TERMS, per_output_bound
 from ntkfusion.theory.blocks.pairs import FusedPair
 from ntkfusion.theory.blocks.rounding import output_allowance
 from ntkfusion.theory.networks.layer_norm_bound import spectral_bound
@@ -44,8 +43,8 @@ class Gap:
     vector: Float[Array, "B T d"] | None = None
 
 
-def measured_gap(block: MLPBlock, compressed: Any, u: Float[Array, "B T d"]) -> Gap:
-    """F(u) − f̃(u), by running both blocks."""
+def measured_gap(block: MLPBlock, compressed: Block, u: Float[Array, "B T d"]) -> Gap:
+    """The difference f(u) − f̃(u), by running both blocks."""
     vector = block(u) - compressed(u)
     return Gap(jnp.linalg.norm(vector, axis=-1), vector)
 
@@ -53,7 +52,7 @@ def measured_gap(block: MLPBlock, compressed: Any, u: Float[Array, "B T d"]) -> 
 def bounded_gap(pair: FusedPair, u: Float[Array, "B T d"]) -> Gap:
     """‖ |ℓ| + Σ_i |v_i| R̄_i ‖, the tight output bound."""
     side = evaluate_unchecked(pair, u.reshape(-1, u.shape[-1]))
-    each = per_output_bound(pair, side) + output_allowance(pair, side.rounding)
+    each = per_output_bound(pair, side, OUTPUT_TERMS) + output_allowance(pair, side.rounding)
     return Gap(jnp.linalg.norm(each, axis=-1).reshape(u.shape[:2]))
 
 
@@ -92,7 +91,7 @@ def block_change(
     bend = rest / jnp.where(reach > 0, reach, 1)
     v = jnp.abs(block.w2)
     curvature = jnp.minimum(jnp.linalg.norm(rest @ v, axis=-1), norms * eps * jnp.max(bend, axis=-1))
-    steepest = jnp.minimum(jnp.max(slope + bend, axis=-1), constants(block.activation).l1)
+    steepest = jnp.minimum(jnp.max(slope + bend, axis=-1), suprema(block.activation).l1)
     change = jnp.minimum(norms * eps * steepest, jnp.linalg.norm((slope * reach + rest) @ v, axis=-1))
     return BlockChange(change, curvature)
 

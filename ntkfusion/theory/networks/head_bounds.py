@@ -21,7 +21,7 @@ from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.layers.encoder_config import EncoderConfig
 from ntkfusion.theory.activations.derivatives import derivatives
 from ntkfusion.theory.activations.majorants import remainder_majorant, value_majorant
-from ntkfusion.theory.activations.suprema import constants
+from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.networks.layer_norm_bound import (
     Ball,
     NormWeights,
@@ -144,7 +144,7 @@ def _masked_lm(config: EncoderConfig, params: Params, state: State, unit: float)
         for majorant in (value_majorant, remainder_majorant)
     )
     behind = _behind(head["dense"], state, unit)
-    behind = elementwise_ball(behind, derivatives(name).first(a), constants(name).l1, change, rest)
+    behind = elementwise_ball(behind, derivatives(name).first(a), suprema(name).l1, change, rest)
     value = get_activation(name).value(a)
     # of the activation, |σ(h)| ≤ |h|, and of the centring behind it
     room = 8 * unit * (jnp.linalg.norm(a, axis=-1) + behind.eps)

@@ -8,7 +8,7 @@ every ε_l; every local constant is taken on the ball of radius ε around the kn
 A post-norm network's ε_l are never above ‖γ ∘ N‖ + √d max|γ|, what a sphere allows: the bound saturates there and says
 nothing more. `NetworkBound.informative_layers` counts the layers before that. Rounding of both
 trajectories in float64 is allowed for by `network_rounding`.
-Source: own derivation.
+Source: own derivation, docs/theory.md, "From blocks to a network".
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from jaxtyping import Array, Bool, Float
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
+from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.gpt2.network import last_token
 from ntkfusion.models.model import Model, make_batch
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.rounding import gamma
-from ntkfusion.theory.networks.block_change import bounded_gap, measured_gap
+from ntkfusion.theory.networks.block_change import bounded_gap
 from ntkfusion.theory.networks.head_bounds import head_bound, normed
-from ntkfusion.theory.networks.layer_first_order import first_order_step
 from ntkfusion.theory.networks.layer_norm_bound import Ball
-from ntkfusion.theory.networks.layer_step import LayerBound, layer_step
+from ntkfusion.theory.networks.layer_step import LAYER_TERMS, LayerBound, LayerTerms, first_order_step, layer_step
 from ntkfusion.theory.networks.network_rounding import embedding_rounding, layer_rounding, no_rounding
 from ntkfusion.theory.networks.network_weights import (
     LayerWeights,
@@ -87,6 +87,7 @@ def network_bound(
     block_error: BlockError = "measured",
     first_order: bool = True,
     rounding: bool = True,
+    terms: LayerTerms = LAYER_TERMS,
     **inputs: Any,
 ) -> NetworkBound:
     """A proven bound of what compressed MLP blocks do to hidden states and logits, without running the original.
@@ -101,6 +102,7 @@ def network_bound(
             cost. Without them every part is bounded by itself, which is cheap and says little behind two layers.
         rounding: whether to add what float64 arithmetic can do to both trajectories in the worst case (dense blocks
             only); without it the bound is about real numbers, and errors near 1e-13 of the hidden states escape it.
+        terms: what each layer's bound is made of; a check hands over a wrong one to see that it matters.
         **inputs: the batch, as `Model.apply` takes it.
 
     Returns:
@@ -123,14 +125,14 @@ def network_bound(
         old, new = olds[index], news[index]
         pair = pair_blocks(old, require_dense(new, "block_error='bound'")) if block_error == "bound" else None
         folded = require_dense(new, "rounding=True").fold() if rounding else None
-        h, ball, bound = layer_program(weights, (old, new, folded), pair, (h, ball), visible, first_order)
+        h, ball, bound = _layer_program(weights, (old, new, folded), pair, (h, ball), visible, first_order, terms)
         found.append(bound)
         sizes.append(jnp.linalg.norm(h, axis=-1))
     unit = gamma(4 * h.shape[-1] + 64) if rounding else 0.0
     return _finish(compressed, batch, (h, ball), found, sizes, unit)
 
 
-def require_dense(block: Any, wanted: str) -> MLPBlock:
+def require_dense(block: Block, wanted: str) -> MLPBlock:
     """The block, if it is dense.
 
     Args:
@@ -148,25 +150,26 @@ def require_dense(block: Any, wanted: str) -> MLPBlock:
     raise InputError(f"{wanted} is for dense blocks; for a {type(block).__name__} choose another value")
 
 
-@partial(jax.jit, static_argnames="first_order")
-def layer_program(
+@partial(jax.jit, static_argnames=("first_order", "terms"))
+def _layer_program(
     weights: LayerWeights,
-    blocks: tuple[MLPBlock, Any, MLPBlock | None],
+    blocks: tuple[MLPBlock, Block, MLPBlock | None],
     pair: FusedPair | None,
     state: tuple[Float[Array, "B T d"], Ball],
     visible: Bool[Array, "B T T"],
     first_order: bool,
+    terms: LayerTerms,
 ) -> tuple[Float[Array, "B T d"], Ball, LayerBound]:
     """One layer, compiled: its output, what is known of the difference there, and the bounds."""
     (old, new, folded), (h, ball) = blocks, state
     trace = run_layer(weights, new, h, visible)
-    gap = measured_gap(old, new, trace.u) if pair is None else bounded_gap(pair, trace.u)
+    gap = terms.gap(old, new, trace.u) if pair is None else bounded_gap(pair, trace.u)
     allowance = no_rounding(ball.eps)
     if folded is not None:
         allowance = layer_rounding(weights, (old, folded), trace, ball.eps)
     if first_order:
-        return trace.out, *first_order_step(weights, old, trace, ball, visible, gap, allowance)
-    bound = layer_step(weights, old, trace, ball.eps, visible, gap, allowance)
+        return trace.out, *first_order_step(weights, old, trace, ball, visible, gap, allowance, terms)
+    bound = layer_step(weights, old, trace, ball.eps, visible, gap, allowance, terms)
     return trace.out, Ball(ball.direction, bound.hidden, bound.hidden), bound
 
 

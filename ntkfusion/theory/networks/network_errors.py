@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model, make_batch
 from ntkfusion.theory.networks.network_weights import (
     LayerWeights,
@@ -109,7 +110,7 @@ def _through(layers: list[tuple[Step, Step]], h: Float[Array, "B T d"]) -> Float
 
 @jax.jit
 def _run(
-    weights: LayerWeights, block: Any, h: Float[Array, "B T d"], visible: Bool[Array, "B T T"]
+    weights: LayerWeights, block: Block, h: Float[Array, "B T d"], visible: Bool[Array, "B T T"]
 ) -> Float[Array, "B T d"]:
     return run_layer(weights, block, h, visible).out
 

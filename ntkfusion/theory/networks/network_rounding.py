@@ -1,8 +1,9 @@
 """How far float64 arithmetic can carry the two trajectories of a network bound from the real ones, layer by layer.
 
-Standard model, as in `rounding`: Γ = γ_n with n ≥ 4 times the sums that follow each other. Capital letters bound norms
-on both trajectories, C what the direction D has become there (2ε in front of the layer, see `ball.closed`), F are
-Frobenius norms (‖ |x| |W| ‖ ≤ X F_W); Q = X F_Q + ‖b_Q‖, K and V likewise, largest over tokens,
+Standard model, as in `ntkfusion.theory.blocks.rounding`: Γ = γ_n with n ≥ 4 times the sums that follow each other.
+Capital letters bound norms on both trajectories, C what the direction D has become there (2ε in front of the layer, see
+`layer_norm_bound.closed`), F are Frobenius norms (‖ |x| |W| ‖ ≤ X F_W); Q = X F_Q + ‖b_Q‖, K and V likewise, largest
+over tokens,
 
     scores    4 Γ scale Q K =: s                weights   π = e^{2s} − 1 + Γ, relative
     attention Σ_h F_O V (3Γ + π) + Γ ‖b_O‖, size A = Σ_h F_O V + ‖b_O‖
@@ -13,7 +14,7 @@ Frobenius norms (‖ |x| |W| ‖ ≤ X F_W); Q = X F_Q + ‖b_Q‖, K and V like
     sizes     Z = ‖h̃‖ + ε + A, U = √d max|γ| + ‖β‖ (pre-norm X too), Y = U (pre-norm Z) + F_V (U F_W + ‖b1‖) + ‖b2‖
 
 each for two trajectories; derivatives add the same products with one factor replaced by D's. It is a worst case, passed
-on like any error: usually thousands of times what happens (tests/theory/test_network_rounding.py). Source: own
+on like any error: usually thousands of times what happens (tests/theory/networks/test_network_rounding.py). Source: own
 derivation.
 """
 

@@ -1,11 +1,10 @@
-"""The weights of one transformer layer around its MLP block, as plain arrays, and the layer as a plain function.
+"""A network's layers as plain arrays, and a layer as a plain function: BERT, RoBERTa, ALBERT and GPT-2.
 
-Shapes: B batch, T tokens, d model width, H heads, e width of a head. Post-norm (BERT) and pre-norm (GPT-2):
+Shapes: B batch, T tokens, d model width, H heads, e width of a head. Around its MLP block f a layer is, post-norm
+(BERT) or pre-norm (GPT-2),
 
     post   z = h + A(h)         u = LN1(z)    y = u + f(u)    h' = LN2(y)
     pre    z = h + A(LN1(h))    u = LN2(z)    y = z + f(u)    h' = y
-
-A network's layers as plain arrays: BERT, RoBERTa, ALBERT and GPT-2.
 """
 
 from __future__ import annotations
@@ -98,21 +97,6 @@ class LayerTrace:
     out: Float[Array, "B T d"]
 
 
-def attend(weights: AttentionWeights, x: Float[Array, "B T d"], visible: Bool[Array, "B T T"]) -> Attended:
-    """Self-attention, `visible`[b, t, s] saying whether token t may attend to token s."""
-
-    def project(kernel: Float[Array, "d H e"], bias: Float[Array, "H e"]) -> Float[Array, "B T H e"]:
-        return jnp.einsum("btd,dhe->bthe", x, kernel) + bias[None, None]
-
-    query = project(weights.query, weights.query_bias)
-    key, value = project(weights.key, weights.key_bias), project(weights.value, weights.value_bias)
-    scores = jnp.einsum("bthe,bshe->bhts", query, key) * weights.scale
-    p = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bhts,bshe->bthe", p, value)
-    out = jnp.einsum("bthe,hed->btd", mixed, weights.output) + weights.output_bias[None, None]
-    return Attended(query, key, value, p, out)
-
-
 def run_layer(
     weights: LayerWeights,
     block: Callable[[Float[Array, "B T d"]], Float[Array, "B T d"]],
@@ -137,6 +121,21 @@ def run_layer(
     y = (z if weights.pre_norm else u) + block(u)
     out = y if weights.pre_norm else normalise(weights.second_norm, y)
     return LayerTrace(h, x, attended, z, u, y, out)
+
+
+def attend(weights: AttentionWeights, x: Float[Array, "B T d"], visible: Bool[Array, "B T T"]) -> Attended:
+    """Self-attention, `visible`[b, t, s] saying whether token t may attend to token s."""
+
+    def project(kernel: Float[Array, "d H e"], bias: Float[Array, "H e"]) -> Float[Array, "B T H e"]:
+        return jnp.einsum("btd,dhe->bthe", x, kernel) + bias[None, None]
+
+    query = project(weights.query, weights.query_bias)
+    key, value = project(weights.key, weights.key_bias), project(weights.value, weights.value_bias)
+    scores = jnp.einsum("bthe,bshe->bhts", query, key) * weights.scale
+    p = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bhts,bshe->bthe", p, value)
+    out = jnp.einsum("bthe,hed->btd", mixed, weights.output) + weights.output_bias[None, None]
+    return Attended(query, key, value, p, out)
 
 
 Params = Mapping[str, Any]
@@ -199,28 +198,9 @@ def check_same_but_blocks(original: Model, compressed: Model) -> list[MLPBlock]:
     return dense
 
 
-def _without_blocks(model: Model) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(model.params)[0]
-    named = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
-    return {name: leaf for name, leaf in named.items() if "/mlp/" not in name}
-
-
 def embedded(model: Model, batch: Batch) -> Float[Array, "B T d"]:
     """What reaches the first layer."""
     return _embedded(model.config, model.params, model.constants, batch)
-
-
-@partial(jax.jit, static_argnames="config")
-def _embedded(config: ModelConfig, params: Params, constants: Params, batch: Batch) -> Float[Array, "B T d"]:
-    """Compiled: the layers behind, which nobody reads, are left out."""
-    wanted = "embedding_map" if "embedding_map" in params else "embeddings"
-
-    def keep(module: Any, method: str) -> bool:
-        return module.name == wanted and method == "__call__"
-
-    variables = {"params": params, "constants": constants}
-    state: Any = build_network(config).apply(variables, batch, capture_intermediates=keep, mutable=["intermediates"])[1]
-    return state["intermediates"][wanted]["__call__"][0]
 
 
 def visibility(model: Model, mask: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
@@ -241,6 +221,25 @@ def visibility(model: Model, mask: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
 def norm_weights(tree: Params, eps: float) -> NormWeights:
     """A LayerNorm's arrays."""
     return NormWeights(tree["scale"], tree["bias"], eps)
+
+
+def _without_blocks(model: Model) -> dict[str, Any]:
+    flat = jax.tree_util.tree_flatten_with_path(model.params)[0]
+    named = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
+    return {name: leaf for name, leaf in named.items() if "/mlp/" not in name}
+
+
+@partial(jax.jit, static_argnames="config")
+def _embedded(config: ModelConfig, params: Params, constants: Params, batch: Batch) -> Float[Array, "B T d"]:
+    """Compiled: the layers behind, which nobody reads, are left out."""
+    wanted = "embedding_map" if "embedding_map" in params else "embeddings"
+
+    def keep(module: Any, method: str) -> bool:
+        return module.name == wanted and method == "__call__"
+
+    variables = {"params": params, "constants": constants}
+    state: Any = build_network(config).apply(variables, batch, capture_intermediates=keep, mutable=["intermediates"])[1]
+    return state["intermediates"][wanted]["__call__"][0]
 
 
 def _encoder_layer(tree: Params, config: EncoderConfig) -> LayerWeights:

@@ -8,22 +8,22 @@ import pytest
 
 from ntkfusion.theory.activations.derivatives import derivatives
 from ntkfusion.theory.activations.intervals import Interval, derivative_on, tail
-from ntkfusion.theory.activations.suprema import CLOSE, constants, prove_constant, prove_constants
+from ntkfusion.theory.activations.suprema import CLOSE, prove_suprema, prove_supremum, suprema
 
 
 def test_every_digit_is_proven():
-    proofs = prove_constants()
+    proofs = prove_suprema()
     assert len(proofs) == 12
     assert all(proof.holds for proof in proofs), [proof for proof in proofs if not proof.holds]
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
-@pytest.mark.parametrize("constant", ["l1", "osc", "l2", "l3"])
-def test_smaller_and_larger_literals_are_refused(name, constant):
-    literal = getattr(constants(name), constant)
-    assert not prove_constant(name, constant, literal - CLOSE).is_bound
+@pytest.mark.parametrize("which", ["l1", "osc", "l2", "l3"])
+def test_smaller_and_larger_literals_are_refused(name, which):
+    literal = getattr(suprema(name), which)
+    assert not prove_supremum(name, which, literal - CLOSE).is_bound
     # above twice the margin even of a literal that is attained
-    larger = prove_constant(name, constant, literal + CLOSE)
+    larger = prove_supremum(name, which, literal + CLOSE)
     assert larger.is_bound
     assert not larger.holds
 
@@ -35,7 +35,7 @@ def test_gelu_in_closed_form():
     l2 = max(2 * density(0), 2 * density(2))
     roots = [math.sqrt((7 + sign * math.sqrt(33)) / 2) for sign in (1, -1)]
     l3 = max(abs(density(h) * h * (h * h - 4)) for h in roots)
-    exact, found = np.array([l1, 2 * l1 - 1, l2, l3]), constants("gelu")
+    exact, found = np.array([l1, 2 * l1 - 1, l2, l3]), suprema("gelu")
     claimed = np.array([found.l1, found.osc, found.l2, found.l3])
     assert np.all(claimed >= exact)
     assert np.all(claimed - exact <= 1e-9 + 1e-14)

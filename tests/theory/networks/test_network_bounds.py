@@ -14,10 +14,15 @@ from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.bert.config import RobertaConfig
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.model import random_model
-from ntkfusion.theory.networks import block_change as block_gap
-from ntkfusion.theory.networks import layer_first_order, network_bounds, network_weights
-from ntkfusion.theory.networks.block_change import Gap
-from ntkfusion.verification.bounds import FAST, TINY, double_model, planted_networks, tiny_batch
+from ntkfusion.models.switch.config import SwitchConfig
+from ntkfusion.theory.blocks.pairs import pair_blocks
+from ntkfusion.theory.networks.block_change import Gap, bounded_gap, measured_gap
+from ntkfusion.theory.networks.layer_step import LAYER_TERMS
+from ntkfusion.theory.networks.network_weights import known_config
+from ntkfusion.verification.networks import TINY, double_model, planted_networks, tiny_batch
+
+# arrays are tiny: compiling is what takes time
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPE = {
     "vocab_size": 50,
@@ -59,26 +64,6 @@ def inputs_of(config):
     return {**batch, "input_ids": batch["input_ids"] % 40 + 3}
 
 
-@pytest.fixture(autouse=True)
-def _compiled_quickly(monkeypatch):
-    """Arrays are tiny: compiling is what takes time."""
-    monkeypatch.setattr(network_bounds, "layer_program", PROGRAM)
-
-
-#: The function behind the compiled one.
-LAYER = network_bounds.layer_program.__wrapped__
-
-
-def fresh_program():
-    """A function of its own: JAX would find the trace of one that it knows."""
-
-    def program(weights, blocks, pair, state, visible, first_order):
-        return LAYER(weights, blocks, pair, state, visible, first_order)
-
-    return jax.jit(program, static_argnames="first_order", compiler_options=FAST)
-
-
-PROGRAM = fresh_program()
 #: Heads that are seen by default; the others are slow.
 DEFAULT = ("BERT-sequence-classification-True",)
 
@@ -144,27 +129,23 @@ def test_any_compressed_block(x64):
         nf.network_bound(model, small, block_error="bound", rounding=False, **batch)
 
 
-def without(monkeypatch, module, name, other):
-    """One layer's program anew, with a function exchanged."""
-    monkeypatch.setattr(module, name, other)
-    monkeypatch.setattr(network_bounds, "layer_program", fresh_program())
+#: A layer's terms with one part that says nothing.
+WITHOUT = {
+    "block errors": LAYER_TERMS._replace(gap=lambda old, new, u: Gap(jnp.zeros(u.shape[:2]), jnp.zeros_like(u))),
+    "direction": LAYER_TERMS._replace(
+        direction=lambda weights, block, trace, *_: (jnp.zeros_like(trace.u), jnp.zeros_like(trace.u))
+    ),
+    "curvature of LayerNorm": LAYER_TERMS._replace(norm_curvature=lambda norm, z, eta: jnp.zeros_like(eta)),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "name", "other"),
-    [
-        (network_bounds, "measured_gap", lambda old, new, u: Gap(jnp.zeros(u.shape[:2]), jnp.zeros_like(u))),
-        (layer_first_order, "_behind", lambda w, b, trace, d, g: (jnp.zeros_like(trace.u), jnp.zeros_like(trace.u))),
-        (layer_first_order, "norm_curvature", lambda norm, z, eta: jnp.zeros_like(eta)),
-    ],
-    ids=["block errors", "direction", "curvature of LayerNorm"],
-)
-def test_a_bound_without_a_term_is_violated(x64, monkeypatch, module, name, other):
+@pytest.mark.parametrize("term", list(WITHOUT))
+def test_a_bound_without_a_term_is_violated(x64, term):
     models, batch = planted_networks(double_model(TINY), 0.3), tiny_batch()
     gap = nf.network_errors(*models, **batch).hidden
-    without(monkeypatch, module, name, other)
-    assert bool(jnp.any(gap > nf.network_bound(*models, rounding=False, **batch).hidden))
+    found = nf.network_bound(*models, rounding=False, terms=WITHOUT[term], **batch)
+    assert bool(jnp.any(gap > found.hidden))
 
 
 def test_errors_are_taken_apart_exactly(x64):
@@ -209,15 +190,9 @@ def test_what_is_refused(x64):
     single = random_model(TINY)
     with pytest.raises(InputError, match="float64"):
         nf.network_bound(single, single, **batch)
-    switch = dataclasses.replace(single, config=_switch())
+    switch = dataclasses.replace(single, config=SwitchConfig())
     with pytest.raises(InputError, match="BERT, RoBERTa, ALBERT and GPT-2"):
-        network_weights.known_config(switch)
-
-
-def _switch():
-    from ntkfusion.models.switch.config import SwitchConfig
-
-    return SwitchConfig()
+        known_config(switch)
 
 
 @pytest.mark.slow
@@ -226,5 +201,5 @@ def test_gaps(x64):
     models = planted_networks(double_model(TINY), 0.2)
     old, new = (model.mlp_blocks()[0] for model in models)
     u = jax.random.normal(jax.random.key(0), (2, 3, 12))
-    pair = network_bounds.pair_blocks(old, new)
-    assert bool(jnp.all(block_gap.measured_gap(old, new, u).size <= block_gap.bounded_gap(pair, u).size))
+    pair = pair_blocks(old, new)
+    assert bool(jnp.all(measured_gap(old, new, u).size <= bounded_gap(pair, u).size))

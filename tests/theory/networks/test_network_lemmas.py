@@ -9,9 +9,15 @@ import pytest
 
 from ntkfusion.models.activations import ACTIVATIONS
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.theory.networks.attention_bound import attention_change, attention_curvature, head_norms, lengths, shifts
+from ntkfusion.theory.networks.attention_bound import (
+    attention_change,
+    attention_curvature,
+    attention_rows,
+    head_norms,
+    lengths,
+    shifts,
+)
 from ntkfusion.theory.networks.block_change import block_change, block_derivative, block_norms
-from ntkfusion.theory.networks.layer_first_order import attention_rows
 from ntkfusion.theory.networks.layer_norm_bound import (
     Ball,
     NormWeights,

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 # read when NumPy, scikit-learn and PyTorch are imported: two workers on two cores, one thread each
@@ -24,6 +25,8 @@ from tests.helpers.oracle import Oracle
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+TESTS = Path(__file__).parent
+IMPORTS_TORCH = re.compile(r"^(import torch$|from tests\.helpers\.torch_)", re.MULTILINE)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 WITHOUT_TORCH = "PyTorch is not installed; `uv sync --extra test --extra oracle` brings it"
 
@@ -34,10 +37,10 @@ def pytest_addoption(parser):
 
 
 def pytest_ignore_collect(collection_path):
-    """Files that import PyTorch are left out where it is not installed."""
-    if not HAS_TORCH and collection_path.name.startswith("test_"):
-        return True if "\nimport torch\n" in collection_path.read_text(encoding="utf-8") else None
-    return None
+    """Files that import PyTorch, or a helper that does, are left out where it is not installed."""
+    if HAS_TORCH or collection_path.suffix != ".py" or TESTS not in collection_path.parents:
+        return None
+    return True if IMPORTS_TORCH.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,7 +1,7 @@
 """Ask PyTorch what the tests with the fixture `oracle` want to know, and store the answers beside the versions.
 
-``uv run --extra test --extra oracle python -m tests.stored.make`` makes all files anew in 3 minutes; given files of tests,
-only what those want to know. The wide tier checks that the files are what this makes (to rounding).
+``uv run --extra test --extra oracle python -m tests.stored.make`` makes all files anew in 3 minutes; given files of
+tests, only what those want to know. The wide tier checks that the files are what this makes (to rounding).
 """
 
 from __future__ import annotations

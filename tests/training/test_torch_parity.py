@@ -11,9 +11,9 @@ import transformers
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.models.registry import architecture_of
 from ntkfusion.utils.parameter_paths import unflatten
-from tests.helpers.encoder_parity import small_oracle
 from tests.helpers.small_encoders import Case
 from tests.helpers.tiny_training import relative, train
+from tests.helpers.torch_encoders import small_oracle
 from tests.training.test_updates import CONSTANT, UPDATES, WARMED, batches
 
 pytestmark = pytest.mark.oracle

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from tests.helpers.encoder_parity import check
 from tests.helpers.small_encoders import grid, marked
+from tests.helpers.torch_encoders import check
 
 pytestmark = pytest.mark.oracle
 

@@ -6,8 +6,8 @@ import pytest
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.models.bert.config import RobertaConfig, XlmRobertaConfig
-from tests.helpers.encoder_parity import check, small_oracle, with_embeddings
 from tests.helpers.small_encoders import Case, grid, marked, small_batch
+from tests.helpers.torch_encoders import check, small_oracle, with_embeddings
 from tests.helpers.torch_parity import compare
 
 pytestmark = pytest.mark.oracle

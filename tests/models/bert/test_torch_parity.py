@@ -13,9 +13,9 @@ import ntkfusion as nf
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.sources import find_folder
 from ntkfusion.models.bert.names import BERT
-from tests.helpers.encoder_parity import check, small_oracle, with_embeddings
 from tests.helpers.sentences import mixed_lengths, packaged_sentences, tokenized
 from tests.helpers.small_encoders import Case, grid, marked, small_batch
+from tests.helpers.torch_encoders import check, small_oracle, with_embeddings
 from tests.helpers.torch_parity import compare
 
 pytestmark = pytest.mark.oracle

@@ -1,6 +1,6 @@
 """The README's support matrix: every cell is a check that ran, and the table is what the checks make of it.
 
-The default run checks one head of three architectures, and that the README has a row for it; ``pytest -m slow`` checks
+The wide tier checks one head of three architectures, and that the README has a row for it; ``pytest -m slow`` checks
 every head, and that the README's table is the one it makes.
 """
 
@@ -21,7 +21,10 @@ from ntkfusion.checkpoints.load import load_with_audit
 from ntkfusion.kernels.distance.kernel_distance import relative_error
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel
 from ntkfusion.models.registry import transformers_class
-from tests.helpers.torch_parity import compare, our_outputs
+from tests.helpers.readout import our_outputs
+from tests.helpers.torch_parity import compare
+
+pytestmark = pytest.mark.oracle
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ENCODER = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}

@@ -22,6 +22,8 @@ from ntkfusion.models.registry import ARCHITECTURES, transformers_class
 from tests.checkpoints.test_fuzz import named
 from tests.helpers.saving import IDS, assert_same_tensors, fused
 
+pytestmark = pytest.mark.oracle
+
 _ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 20}
 SIZES = {
     "bert": _ENCODER,

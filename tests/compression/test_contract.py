@@ -18,6 +18,7 @@ from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
 from tests.helpers.blocks import dense_block, factorized_block, mixture_block, normal, relative
+from tests.helpers.tiers import wide_unless
 
 #: Methods whose block at width 1 computes the same function. v0 counts as one: all its clusters have size 1.
 EXACT_AT_FULL_WIDTH = [name for name in METHODS if not name.startswith(("svd", "sketch", "kronecker"))] + [
@@ -65,7 +66,13 @@ def combinations(name):
     return list(BLOCKS)[:1] if name in TWINS else list(BLOCKS)[:3] if name in TRAINED else list(BLOCKS)
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in METHODS for kind in combinations(name)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    wide_unless(
+        lambda name, kind: kind == "gelu, biases" or name in ("mlp-fusion", "svd"),
+        [(name, kind) for name in METHODS for kind in combinations(name)],
+    ),
+)
 def test_blocks_in_blocks_out(name, kind):
     activation, biases = BLOCKS[kind]
     blocks, compressed = compress(name, activation=activation, biases=biases)
@@ -86,7 +93,7 @@ def test_blocks_in_blocks_out(name, kind):
     assert sum(report.parameters for report in compressed.reports) == count_stored(compressed.blocks)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", wide_unless(lambda name: name not in TRAINED or name == "mmd", PROGRAMS))
 def test_parameters_grow_with_the_width_up_to_those_of_a_dense_block(name):
     stored = []
     for width in (0.5, 1.0):
@@ -134,7 +141,12 @@ def test_error_falls_with_the_width_where_the_optimum_is_nested(x64, name):
 NO_MIXTURES = [name for name in METHODS if name.startswith("autoencoder")]
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in NO_MIXTURES])
+@pytest.mark.parametrize(
+    "name",
+    wide_unless(
+        lambda name: name not in TRAINED or name == "mmd", [name for name in PROGRAMS if name not in NO_MIXTURES]
+    ),
+)
 def test_mixtures_expert_by_expert(name):
     mixture = mixture_block(D, M, D, experts=2, train_router=False)
     (_,), compressed = compress(name, blocks=[mixture])
@@ -154,7 +166,7 @@ def test_mixtures_are_refused_by_the_others(name):
         compress(name, blocks=[mixture_block(D, M, D)])
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", wide_unless(lambda name: name not in TRAINED or name == "ntk-fusion", PROGRAMS))
 def test_deterministic_by_seed_and_leaves_its_input_alone(name):
     before = [jax.tree.map(np.asarray, block) for block in compress(name)[0]]
     blocks, first = compress(name)
@@ -177,7 +189,9 @@ def test_layers_draw_independently():
     assert relative(compressed.blocks[0].w1, compressed.blocks[1].w1) > 0.1
 
 
-@pytest.mark.parametrize("name", EXACT_AT_FULL_WIDTH)
+@pytest.mark.parametrize(
+    "name", wide_unless(lambda name: name not in TRAINED or name == "autoencoder-linear", EXACT_AT_FULL_WIDTH)
+)
 def test_exact_at_full_width(x64, name):
     blocks, compressed = compress(name, 1.0)
     x = normal(1, 5, blocks[0].model_width)

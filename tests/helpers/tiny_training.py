@@ -16,7 +16,7 @@ from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
 from ntkfusion.utils.parameter_paths import flatten
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 
 CONFIG = BertConfig(
     vocab_size=31,

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 from ntkfusion.models.registry import architecture_of
-
-
-class Differences(NamedTuple):
-    """Largest differences of hidden states (absolute), of pooler and logits (relative to the largest logit), and the
-    largest relative error of a gradient with its tensor."""
-
-    hidden: float
-    pooled: float
-    gradient: float
-    tensor: str
-
-    def __str__(self):
-        gradient = f", gradients {self.gradient:.1e} ({self.tensor})" if self.tensor else ""
-        return f"hidden states {self.hidden:.1e}, pooler and logits {self.pooled:.1e}{gradient}"
+from tests.helpers.oracle import digests
+from tests.helpers.readout import Differences, difference, our_inner, our_outputs, readout
 
 
 def compare(model, oracle, batch, *, gradients):
@@ -31,13 +16,13 @@ def compare(model, oracle, batch, *, gradients):
 
     def loss(params):
         outputs = our_outputs(model, params, batch)
-        return _readout({name: outputs[name] for name in expected}, batch), outputs
+        return readout({name: outputs[name] for name in expected}, batch, our_inner), outputs
 
-    expected = _torch_outputs(oracle, batch)
+    expected = torch_outputs(oracle, batch)
     if gradients:
         tree, found = jax.jit(jax.grad(loss, has_aux=True))(model.params)
         oracle.zero_grad()
-        _readout(expected, batch).backward()
+        readout(expected, batch, torch_inner).backward()
         ours = architecture_of(model.config).names.named_tensors(tree, head=model.config.head)
         worst, tensor = _worst_gradient(ours, oracle)
     else:
@@ -45,29 +30,12 @@ def compare(model, oracle, batch, *, gradients):
         worst, tensor = 0.0, ""
     assert ("logits" in found) == ("logits" in expected)
     assert "hidden" in expected
-    differences = {name: _difference(name, found[name], expected[name], batch) for name in expected}
-    hidden = max(error for name, error in differences.items() if "hidden" in name)
-    pooled = max((error for name, error in differences.items() if "hidden" not in name), default=0.0)
-    return Differences(hidden, pooled, worst, tensor)
+    differences = {name: difference(name, found[name], part.detach().numpy(), batch) for name, part in expected.items()}
+    return Differences.of(differences, worst, tensor)
 
 
-def our_outputs(model, params, batch):
-    """What the model returns, by name."""
-    output = model.apply(params, **{name: _our_array(values) for name, values in batch.items()})
-    parts = {
-        "hidden": output.last_hidden_state,
-        "encoder_hidden": output.encoder_last_hidden_state,
-        "pooled": output.pooler_output,
-        "logits": output.logits,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _our_array(values):
-    return jnp.asarray(values) if np.issubdtype(values.dtype, np.floating) else jnp.asarray(values.astype(np.int32))
-
-
-def _torch_outputs(oracle, batch):
+def torch_outputs(oracle, batch):
+    """What the PyTorch model returns, by name."""
     output = oracle(**{name: torch.tensor(values) for name, values in batch.items()}, output_hidden_states=True)
     states = output.get("decoder_hidden_states", output.get("hidden_states"))
     logits = output.get("logits")
@@ -83,38 +51,37 @@ def _torch_outputs(oracle, batch):
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _mask(name, shape, batch):
-    """1 where a part of this shape counts: [B, T, ...] at tokens, [B, ...] everywhere; None if it is for no token."""
-    masks = {key: batch[key] for key in ("attention_mask", "decoder_attention_mask") if key in batch}
-    decoder = "decoder_input_ids" in batch and name != "encoder_hidden"
-    ids = batch["decoder_input_ids"] if decoder else masks["attention_mask"]
-    mask = masks.get("decoder_attention_mask" if decoder else "attention_mask", np.ones(ids.shape))
-    if len(shape) < 3:
-        return np.ones(shape)
-    return np.broadcast_to(mask[:, :, None], shape).astype(float)
+def torch_inner(values, weights):
+    """The inner product in PyTorch, in the values' dtype."""
+    return (values * torch.tensor(weights, dtype=values.dtype)).sum()
 
 
-def _difference(name, ours, theirs, batch):
-    theirs = theirs.detach().numpy()
-    assert ours.shape == theirs.shape, name
-    mask = _mask(name, theirs.shape, batch)
-    scale = max(1.0, np.abs(theirs * mask).max()) if name == "logits" else 1.0
-    return np.abs((np.asarray(ours) - theirs) * mask).max() / scale
+def torch_says(oracle, batch, every=1):
+    """What a PyTorch model returns and digests of all gradients, for `tests.helpers.readout.compare_with_said`.
 
-
-def _readout(parts, batch):
-    """A scalar that depends on everything a model returns for tokens, in either library."""
-    rng, total = np.random.default_rng(5), 0.0
-    for name, part in parts.items():
-        weights = rng.normal(size=part.shape) * _mask(name, part.shape, batch)
-        total = total + (1 if "hidden" in name else 10) * _inner(part, weights)
-    return total
-
-
-def _inner(values, weights):
-    if isinstance(values, torch.Tensor):
-        return (values * torch.tensor(weights, dtype=values.dtype)).sum()
-    return jnp.sum(values * jnp.asarray(weights, values.dtype))
+    Args:
+        oracle: the model.
+        batch: what it is given.
+        every: keep one of so many features of each output.
+    """
+    outputs = torch_outputs(oracle, batch)
+    oracle.zero_grad()
+    readout(outputs, batch, torch_inner).backward()
+    parameters = dict(oracle.named_parameters(remove_duplicate=False))
+    gradients = {
+        name: np.zeros(each.shape) if each.grad is None else each.grad.numpy() for name, each in parameters.items()
+    }
+    names = sorted(parameters)
+    first = {}
+    for name in names:
+        first.setdefault(id(parameters[name]), name)
+    return {
+        "outputs": {name: part.detach().numpy()[..., ::every] for name, part in outputs.items()},
+        "tied": {name: first[id(parameters[name])] for name in names if first[id(parameters[name])] != name},
+        "names": names,
+        "gradients": digests(gradients),
+        "numbers": sum(parameter.numel() for parameter in oracle.parameters()),
+    }
 
 
 def _worst_gradient(ours, oracle):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from ntkfusion.checkpoints.load import load_model
@@ -16,7 +15,8 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.bert.config import BertConfig
 from ntkfusion.models.switch.config import SwitchConfig
-from tests.helpers import encoder_parity
+from tests.helpers import small_encoders
+from tests.helpers.oracle import described, draw, read_by, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"vocab_size": 31, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
@@ -26,10 +26,10 @@ SWITCH = SwitchConfig(
 )  # fmt: skip
 
 
-def torch_states(oracle, batch):
+def torch_states(torch, model, batch):
     """Behind every layer; the embeddings left out."""
     with torch.no_grad():
-        output = oracle(**{name: torch.tensor(values) for name, values in batch.items()}, output_hidden_states=True)
+        output = model(**{name: torch.tensor(values) for name, values in batch.items()}, output_hidden_states=True)
     return [state.numpy() for state in output.hidden_states[1:]]
 
 
@@ -43,30 +43,33 @@ def differences(ours, theirs, mask):
     return [np.abs((a - b) * mask[:, :, None]).max() for a, b in zip(ours, theirs, strict=True)]
 
 
-def test_bert_has_those_of_transformers(tmp_path):
-    case = encoder_parity.Case("three layers, left padding", changes={"num_hidden_layers": 3}, padding="left")
-    oracle = encoder_parity.small_oracle(case)
-    oracle.save_pretrained(tmp_path)
-    batch = encoder_parity.small_batch(case, oracle.config)
+def test_bert_has_those_of_transformers(tmp_path, oracle):
+    case = small_encoders.Case("three layers, left padding", changes={"num_hidden_layers": 3}, padding="left")
+    config = transformers.BertConfig(**case.sizes)
+    saved = oracle(lambda torch: described(transformers.BertModel(config)))
+    write_checkpoint(tmp_path, saved["config"], draw(saved["shapes"]))
+    batch = small_encoders.small_batch(case, config)
     found = our_states(load_model(tmp_path), batch)
+    expected = oracle(lambda torch: torch_states(torch, read_by(transformers.BertModel, tmp_path), batch))
     assert len(found) == 3
-    assert max(differences(found, torch_states(oracle, batch), batch["attention_mask"])) < 2e-5
+    assert max(differences(found, expected, batch["attention_mask"])) < 2e-5
 
 
-def test_gpt2_has_those_of_transformers_but_for_the_norm_behind_the_last(tmp_path):
-    torch.manual_seed(0)
+def test_gpt2_has_those_of_transformers_but_for_the_norm_behind_the_last(tmp_path, oracle):
     sizes = {"vocab_size": 31, "n_embd": 24, "n_layer": 3, "n_head": 3, "n_positions": 11}
-    oracle = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)).eval()
-    with torch.no_grad():
-        for parameter in oracle.parameters():
-            parameter.add_(0.15 * torch.randn(parameter.shape))
-    oracle.save_pretrained(tmp_path)
+    config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)
+    saved = oracle(lambda torch: described(transformers.GPT2LMHeadModel(config)))
+    tensors = draw(saved["shapes"])
+    write_checkpoint(tmp_path, saved["config"], tensors)
     mask = (np.arange(11)[None, :] < np.array([[11], [4], [7]])).astype(np.int64)
     batch = {"input_ids": np.random.default_rng(1).integers(1, 31, size=(3, 11)), "attention_mask": mask}
-    found, expected = our_states(load_model(tmp_path), batch), torch_states(oracle, batch)
+    found = our_states(load_model(tmp_path), batch)
+    expected = oracle(lambda torch: torch_states(torch, read_by(transformers.GPT2LMHeadModel, tmp_path), batch))
     assert differences(found, expected, batch["attention_mask"])[-1] > 0.1
-    with torch.no_grad():
-        found[-1] = oracle.transformer.ln_f(torch.tensor(found[-1])).numpy()
+    last = found[-1] - found[-1].mean(-1, keepdims=True)
+    last /= np.sqrt(np.mean(last**2, axis=-1, keepdims=True) + config.layer_norm_epsilon)
+    scale, bias = (tensors[f"transformer.ln_f.{name}"][None, None] for name in ("weight", "bias"))
+    found[-1] = last * scale + bias
     assert max(differences(found, expected, batch["attention_mask"])) < 2e-5
 
 
@@ -77,7 +80,7 @@ def test_gpt2_has_those_of_transformers_but_for_the_norm_behind_the_last(tmp_pat
 )
 def test_every_layer_in_turn(config):
     """The last ones are what the network returns, a layer's own arithmetic leads from one to the next."""
-    model = encoder_parity.random_weights(config, 0.3)
+    model = small_encoders.random_weights(config, 0.3)
     ids = jnp.asarray(np.random.default_rng(0).integers(1, 31, size=(2, 5)), jnp.int32)
 
     @jax.jit
@@ -100,7 +103,7 @@ def test_every_layer_in_turn(config):
 
 
 def test_gradients_flow_and_inputs_are_checked():
-    model = encoder_parity.random_weights(BertConfig(**SMALL, num_hidden_layers=2, max_position_embeddings=6), 0.3)
+    model = small_encoders.random_weights(BertConfig(**SMALL, num_hidden_layers=2, max_position_embeddings=6), 0.3)
     ids = jnp.ones((1, 4), jnp.int32)
 
     @jax.jit

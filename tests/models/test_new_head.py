@@ -18,7 +18,7 @@ from ntkfusion.models.config import WITH_LABELS
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.model import abstract_params
 from ntkfusion.models.switch.config import SwitchConfig
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 
 SIZES = {"vocab_size": 17, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 CONFIGS = [

@@ -18,7 +18,7 @@ from ntkfusion.models.switch.config import SwitchConfig
 from ntkfusion.training.layer_loss import Pair, compressed_paths, layer_loss, token_batch
 from ntkfusion.training.layerwise import TUNE_LAYERS
 from ntkfusion.utils.parameter_paths import flatten, unflatten
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 from tests.helpers.tiny_training import CONFIG, as_readable, examples, half, in_double, random_encoded, relative
 
 BARE = dataclasses.replace(CONFIG, head=None, num_labels=None, num_hidden_layers=2, add_pooler=False)

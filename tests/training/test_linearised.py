@@ -16,7 +16,7 @@ from ntkfusion.training.batches import encode, minibatches
 from ntkfusion.training.linearised import curve_distance, linearised_training
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 from tests.helpers.tiny_training import CONFIG, in_double, random_encoded, relative
 
 PLAIN = Recipe(

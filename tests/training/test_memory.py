@@ -16,7 +16,7 @@ from ntkfusion.training.memory import training_bytes, tuning_bytes
 from ntkfusion.training.optimizer import Group, build_optimizer, split
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.step import NonTrainable, dropout_key, first_state, make_step, task_loss
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 from tests.helpers.tiny_training import CONFIG, as_readable, examples, half, random_encoded
 
 LENGTH = 48

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from ntkfusion.errors import InputError
@@ -18,18 +17,22 @@ UPDATES = 37
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("warmup", [0.0, 0.06, 0.3])
 @pytest.mark.parametrize(("schedule", "power"), [("linear", 1.0), ("polynomial", 2.0), ("polynomial", 0.5)])
-def test_rates_are_those_of_transformers(schedule, power, warmup):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
-    steps = int(warmup * UPDATES), UPDATES
-    theirs = transformers.get_polynomial_decay_schedule_with_warmup(optimizer, *steps, lr_end=0.0, power=power)
-    if schedule == "linear":
+def test_rates_are_those_of_transformers(schedule, power, warmup, oracle):
+    def rates(torch):
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
-        theirs = transformers.get_linear_schedule_with_warmup(optimizer, *steps)
-    expected = []
-    for _ in range(UPDATES + 1):
-        expected.append(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
+        steps = int(warmup * UPDATES), UPDATES
+        if schedule == "linear":
+            theirs = transformers.get_linear_schedule_with_warmup(optimizer, *steps)
+        else:
+            theirs = transformers.get_polynomial_decay_schedule_with_warmup(optimizer, *steps, lr_end=0.0, power=power)
+        expected = []
+        for _ in range(UPDATES + 1):
+            expected.append(theirs.get_last_lr()[0])
+            optimizer.step()
+            theirs.step()
+        return expected
+
+    expected = oracle(rates)
     ours = learning_rate(Recipe(learning_rate=3e-4, schedule=schedule, power=power, warmup=warmup), UPDATES)
     found = [float(jnp.asarray(ours(jnp.int32(step)))) for step in range(UPDATES + 1)]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-18)
@@ -42,16 +45,19 @@ def test_a_constant_rate_warms_up_too():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("limit", [0.1, 1.0, 100.0])
-def test_clipping_is_that_of_pytorch(limit):
+def test_clipping_is_that_of_pytorch(limit, oracle):
+    def clipped(torch):
+        tensors = [torch.zeros(values.shape, dtype=torch.float64) for values in gradients.values()]
+        for tensor, values in zip(tensors, gradients.values(), strict=True):
+            tensor.grad = torch.tensor(values)
+        torch.nn.utils.clip_grad_norm_(tensors, limit)
+        return [tensor.grad.numpy() for tensor in tensors]
+
     rng = np.random.default_rng(0)
     gradients = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
-    tensors = [torch.zeros(values.shape, dtype=torch.float64) for values in gradients.values()]
-    for tensor, values in zip(tensors, gradients.values(), strict=True):
-        tensor.grad = torch.tensor(values)
-    torch.nn.utils.clip_grad_norm_(tensors, limit)
     found, _ = clip(limit).update({name: jnp.asarray(values) for name, values in gradients.items()}, ())
-    for values, tensor in zip(found.values(), tensors, strict=True):
-        np.testing.assert_allclose(values, tensor.grad.numpy(), rtol=1e-14)
+    for values, expected in zip(found.values(), oracle(clipped), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize(

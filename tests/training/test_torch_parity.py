@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -12,28 +10,20 @@ import transformers
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.models.registry import architecture_of
-from ntkfusion.training.recipe import Recipe
 from ntkfusion.utils.parameter_paths import unflatten
-from tests.helpers.encoder_parity import Case, small_oracle
-from tests.helpers.tiny_training import random_encoded, relative, train
+from tests.helpers.small_encoders import Case
+from tests.helpers.tiny_training import relative, train
+from tests.helpers.torch_encoders import small_oracle
+from tests.training.test_updates import CONSTANT, UPDATES, WARMED, batches
 
-UPDATES = 10
-CONSTANT = Recipe(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, dropout=False)
-WARMED = dataclasses.replace(CONSTANT, schedule="linear", warmup=0.2)
+pytestmark = pytest.mark.oracle
+
 KEY_BIAS = "key.bias"
 
 
 def case(layers):
     """A BERT of a few layers with three classes."""
     return Case(f"{layers} layers", head="sequence-classification", changes={"num_hidden_layers": layers})
-
-
-def batches(vocab, padding=0, classes=3):
-    """Ten different batches of sentences of different lengths; two rows of the last one are not there."""
-    encoded = random_encoded(5 * UPDATES, seed=3, vocab=vocab, padding=padding, classes=classes)
-    rows = [list(range(5 * place, 5 * place + 5)) for place in range(UPDATES)]
-    rows[-1] = rows[-1][:3]
-    return [encoded.batch(each, 5, 11) for each in rows]
 
 
 def theirs(oracle, arrays, recipe):

@@ -112,10 +112,11 @@ def test_heads(model, tmp_path):
         load_model(tmp_path / "out", head="masked-lm")
 
 
-def test_transformers_refuses(model, tmp_path):
+@pytest.mark.parametrize("kind", ["AutoConfig", pytest.param("AutoModel", marks=pytest.mark.oracle)])
+def test_transformers_refuses(model, tmp_path, kind):
     save_model(model, tmp_path / "out", format="ntkfusion")
     with pytest.raises((OSError, ValueError)):
-        transformers.AutoModel.from_pretrained(tmp_path / "out")
+        getattr(transformers, kind).from_pretrained(tmp_path / "out")
 
 
 def test_any_change_is_noticed(model, tmp_path):

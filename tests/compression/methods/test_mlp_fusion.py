@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.block_kernel import block_kernel
 from ntkfusion.models.activations import ACTIVATIONS
 from tests.helpers.blocks import dense_block, duplicated_block, mixture_block, normal, relative
+from tests.helpers.tiers import wide_unless
 
 SIZES = (5, 4, 3, 2, 2, 1, 1, 1)
 VARIANTS = ("v0", "v1", "v2", "v3", "v4", "kappa")
@@ -38,8 +41,10 @@ def fused(variant, activation, seed=0):
     return block, MLPFusion(keep_ratio=width, variant=variant).compress([block], Workspace(0)).blocks[0]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "activation"),
+    wide_unless(lambda variant, activation: activation == "gelu" or variant == "v1", product(VARIANTS, ACTIVATIONS)),
+)
 def test_theorem_1(x64, variant, activation):
     block, small = fused(variant, activation)
     assert small.hidden_width == len(SIZES)
@@ -53,7 +58,7 @@ def test_theorem_1(x64, variant, activation):
         assert (errors[name] <= EXACT) if exact else (errors[name] >= BROKEN), (name, errors[name])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", wide_unless(lambda name: name in ("gelu", "relu"), ACTIVATIONS))
 def test_theorem_1_holds_for_full_kernels_too(x64, activation):
     x = normal(1, 6, 5)
     for variant, kind in (("v1", "sign"), ("v4", "sgd")):
@@ -73,8 +78,10 @@ def test_v1_inflates_the_sgd_kernel_between_its_cluster_sizes(x64):
         assert jnp.linalg.eigvalsh(max(SIZES) * old[name] - new[name])[0] >= -1e-12 * scale
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(
+    ("activation", "variant"),
+    wide_unless(lambda activation, variant: activation == "gelu", product(["relu", "gelu"], VARIANTS)),
+)
 def test_full_width_changes_nothing(x64, variant, activation):
     block = dense_block(activation=activation)
     small = MLPFusion(keep_ratio=1.0, variant=variant).compress([block], Workspace(0)).blocks[0]

@@ -15,6 +15,7 @@ from ntkfusion.kernels.block.sequence_kernel import estimate_sequence_kernel, se
 from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.kernels.oracles.dense_jacobian import block_function, dense_kernel, jacobian
 from tests.helpers.blocks import dense_block, factorized_block, gated_block, mixture_block, normal, relative
+from tests.helpers.tiers import wide_unless
 
 BLOCKS = {
     "dense": dense_block,
@@ -35,7 +36,7 @@ def sequences(seed, n, tokens, readouts=2):
     return normal(seed, n, tokens, 5), normal(seed + 1, n, tokens, readouts, 3)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", wide_unless(lambda name: name in ("dense", "factorized"), BLOCKS))
 def test_equals_the_jacobian_of_the_readout(x64, name, monkeypatch):
     monkeypatch.setattr(sequence_program, "CHUNK", 150)  # several chunks of several rows
     block = BLOCKS[name]()
@@ -132,7 +133,7 @@ def test_bad_requests_say_what_is_wrong(block, arguments, message):
         call(block, **{"x": jnp.ones((3, 4, 5)), "cotangents": jnp.ones((3, 4, 1, 3)), **arguments})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", wide_unless(lambda kind: kind == "sgd", KINDS))
 def test_a_memory_limit_changes_nothing_but_the_chunks(x64, kind):
     block, (x, gamma), (z, gamma_z) = dense_block(), sequences(1, 7, 4), sequences(3, 2, 5)
     for others in ((), (z, gamma_z)):

@@ -40,8 +40,8 @@ def by_hand(reference, new):
     ("name", "kind"),
     [
         ("fewer neurons", "sgd"),
-        ("gated, factorized", "sgd"),
-        ("gated, factorized", "sign"),
+        pytest.param("gated, factorized", "sgd", marks=pytest.mark.wide),
+        pytest.param("gated, factorized", "sign", marks=pytest.mark.wide),
         ("two factorized", "sign"),
     ],
 )

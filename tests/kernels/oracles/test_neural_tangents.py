@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from ntkfusion.kernels.oracles.neural_tangents import (
 )
 from ntkfusion.models.bert.config import BertConfig
 from tests.helpers.blocks import dense_block, factorized_block, normal, relative
+from tests.helpers.tiers import wide_unless
 
 BLOCKS = {
     "gelu": lambda: dense_block(activation="gelu"),
@@ -34,15 +36,6 @@ BLOCKS = {
     "factorized": factorized_block,
     "factorized, no biases": lambda: factorized_block(activation="silu", biases=False),
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Nearly all of these tests' time is compilation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def compiled_dense_kernel(f, params, x, z=None):
@@ -61,15 +54,20 @@ def check_block(block, implementation, tolerance, traces=(True, False)):
         assert relative(kernel, block_kernel(block, x, z, trace=trace)) <= tolerance
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[1:])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    wide_unless(
+        lambda name, implementation: name == "factorized" or implementation == IMPLEMENTATIONS[-1],
+        product(BLOCKS, IMPLEMENTATIONS[1:]),
+    ),
+)
 def test_blocks_in_float64(x64, name, implementation):
     traces = (False,) if "no biases" in name else (True, False)
     check_block(BLOCKS[name](), implementation, 1e-12, traces)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS[1:])
-@pytest.mark.parametrize("name", ["relu, q and r", "factorized"])
+@pytest.mark.parametrize("name", wide_unless(lambda name: name == "factorized", ["relu, q and r", "factorized"]))
 def test_blocks_in_float32(name, implementation):
     check_block(BLOCKS[name](), implementation, 1e-5)
 

@@ -1,4 +1,4 @@
-"""Parity with transformers' PyTorch ALBERT, and what sharing layers means."""
+"""What sharing layers means in ALBERT, and what its configuration refuses."""
 
 from __future__ import annotations
 
@@ -11,31 +11,13 @@ import numpy as np
 import pytest
 
 from ntkfusion.checkpoints.load import load_model
+from ntkfusion.checkpoints.save import save_model
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.albert.config import MOST_LAYERS, AlbertConfig
 from ntkfusion.models.config import LARGEST_SIZE
 from ntkfusion.models.model import Model, abstract_params
 from ntkfusion.models.registry import read_config
-from tests.helpers.encoder_parity import check, grid, marked, random_weights, small_oracle
-
-SHARED = {"embedding_size": 10, "num_hidden_layers": 3, "num_hidden_groups": 2}
-CASES = [
-    dataclasses.replace(case, changes=SHARED | case.changes | ({"num_hidden_layers": 3} if "two" in case.name else {}))
-    for case in grid("Albert", SHARED)
-]
-#: Cases that are always run, by dtype; all of them with `-m slow`.
-ALWAYS = {"float32": {13}, "float64": {16}}
-
-
-@pytest.mark.parametrize("case", marked(CASES, ALWAYS["float32"]))
-def test_small_albert_equals_torch_in_float32(case, tmp_path):
-    check(case, tmp_path, "float32")
-
-
-@pytest.mark.parametrize("case", marked(CASES, ALWAYS["float64"]))
-def test_small_albert_equals_torch_in_float64(case, tmp_path, x64):
-    check(case, tmp_path, "float64")
-
+from tests.helpers.small_encoders import random_weights
 
 SMALL = AlbertConfig(
     vocab_size=17,
@@ -87,7 +69,7 @@ def test_gradient_of_a_shared_block_is_the_sum_over_its_layers(x64):
 
 
 def test_more_groups_than_the_file_has(tmp_path):
-    small_oracle(CASES[0]).save_pretrained(tmp_path)
+    save_model(random_weights(SMALL), tmp_path, overwrite=True)
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 500, "num_hidden_groups": 500}))
     with pytest.raises(CheckpointError, match="asks for 500 layers, the weights have 2"):

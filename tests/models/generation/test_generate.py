@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import jax
 import numpy as np
 import pytest
-import torch
 import transformers
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError
 from ntkfusion.models.bert.config import BertConfig
 from ntkfusion.models.gpt2.config import GPT2Config
+from ntkfusion.models.gpt2.names import GPT2
+from ntkfusion.models.model import abstract_params
+from ntkfusion.models.registry import read_config
+from tests.helpers.oracle import draw, read_by, write_checkpoint
 
 VOCABULARY, PAD, LENGTH, NEW = 67, 66, 12, 15
 
 
+CONFIG = {
+    "vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": LENGTH + NEW - 1,
+    "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": PAD,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A random language model that says many different things, in both libraries."""
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=3, n_positions=LENGTH + NEW - 1, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=None, pad_token_id=PAD,
-    )  # fmt: skip
-    oracle = transformers.GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for parameter in oracle.parameters():
-            # large biases would make it say the same all the time
-            parameter.add_((0.5 if parameter.ndim > 1 else 0.1) * torch.randn(parameter.shape))
-    folder = tmp_path_factory.mktemp("gpt2")
-    oracle.save_pretrained(folder)
-    return nf.load_model(folder), oracle.eval()
+def model(tmp_path_factory):
+    """A random language model that says many different things."""
+    config = dataclasses.replace(read_config({"model_type": "gpt2", **CONFIG}), head="causal-lm")
+    empty = jax.tree.map(lambda leaf: np.empty(leaf.shape), abstract_params(config))
+    shapes = {name: list(array.shape) for name, array in GPT2.named_tensors(empty, head=config.head).items()}
+    # large biases would make it say the same all the time
+    contents = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **CONFIG}
+    return nf.load_model(write_checkpoint(tmp_path_factory.mktemp("gpt2"), contents, draw(shapes, 0, 0.5, 0.1)))
 
 
 def prompts(number, seed=0):
@@ -44,12 +47,18 @@ def prompts(number, seed=0):
     return np.where(mask, rng.integers(0, PAD, mask.shape), PAD), mask.astype(np.int64)
 
 
-def theirs(oracle, ids, mask, eos, **options):
+def theirs(oracle, model, ids, mask, eos, *, double=False, **options):
     """What PyTorch generates, filled with padding to the full length."""
-    tensors = {"attention_mask": torch.tensor(mask), "eos_token_id": eos, "pad_token_id": PAD, "do_sample": False}
-    with torch.no_grad():
-        found = oracle.generate(torch.tensor(ids), max_new_tokens=NEW, **tensors, **options).numpy()
-    return np.pad(found, ((0, 0), (0, LENGTH + NEW - found.shape[1])), constant_values=PAD)
+
+    def generate(torch):
+        language_model = read_by(transformers.GPT2LMHeadModel, model.source)
+        language_model = language_model.double() if double else language_model
+        tensors = {"attention_mask": torch.tensor(mask), "eos_token_id": eos, "pad_token_id": PAD, "do_sample": False}
+        with torch.no_grad():
+            found = language_model.generate(torch.tensor(ids), max_new_tokens=NEW, **tensors, **options).numpy()
+        return np.pad(found, ((0, 0), (0, LENGTH + NEW - found.shape[1])), constant_values=PAD).astype(np.int16)
+
+    return oracle(generate)
 
 
 def common(generated, number):
@@ -58,33 +67,30 @@ def common(generated, number):
     return [int(token) for token in np.argsort(rows)[::-1][:number]]
 
 
-def test_greedy_tokens_are_those_of_transformers(pair):
-    model, oracle = pair
+def test_greedy_tokens_are_those_of_transformers(model, oracle):
     ids, mask = prompts(50)
-    expected = theirs(oracle, ids, mask, None)
+    expected = theirs(oracle, model, ids, mask, None)
     assert len(np.unique(expected[:, LENGTH:])) > 20
     found = nf.generate(model, ids, mask, max_new_tokens=NEW)
     np.testing.assert_array_equal(found, expected)
     (eos,) = common(expected, 1)
-    expected = theirs(oracle, ids, mask, eos)
+    expected = theirs(oracle, model, ids, mask, eos)
     assert 0.1 < np.mean(expected[:, -1] == PAD) < 1
     np.testing.assert_array_equal(nf.generate(model, ids, mask, max_new_tokens=NEW, eos_token_id=eos), expected)
 
 
-def test_four_beams_find_what_those_of_transformers_find(pair):
-    model, oracle = pair
+def test_four_beams_find_what_those_of_transformers_find(model, oracle):
     ids, mask = prompts(10, seed=1)
-    expected = theirs(oracle, ids, mask, None, num_beams=4)
-    greedy = theirs(oracle, ids, mask, None)
+    expected = theirs(oracle, model, ids, mask, None, num_beams=4)
+    greedy = theirs(oracle, model, ids, mask, None)
     assert np.mean(np.any(expected != greedy, axis=1)) > 0.5
     np.testing.assert_array_equal(nf.generate(model, ids, mask, max_new_tokens=NEW, num_beams=4), expected)
 
 
 @pytest.mark.parametrize("ends", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_beams_that_end(pair, ends):
-    model, oracle = pair
+def test_beams_that_end(model, oracle, ends):
     ids, mask = prompts(10, seed=1)
-    eos = common(theirs(oracle, ids, mask, None, num_beams=4), ends)
+    eos = common(theirs(oracle, model, ids, mask, None, num_beams=4), ends)
     seen = set()
     for options in (
         {},
@@ -94,7 +100,7 @@ def test_beams_that_end(pair, ends):
         {"length_penalty": -1.0},
         {"length_penalty": 3.0, "early_stopping": True},
     ):
-        expected = theirs(oracle, ids, mask, eos, num_beams=4, **options)
+        expected = theirs(oracle, model, ids, mask, eos, num_beams=4, **options)
         found = nf.generate(model, ids, mask, max_new_tokens=NEW, num_beams=4, eos_token_id=eos, **options)
         np.testing.assert_array_equal(found, expected, err_msg=str(options))
         assert np.any(expected[:, -1] == PAD), options
@@ -103,18 +109,16 @@ def test_beams_that_end(pair, ends):
 
 
 @pytest.mark.slow
-def test_float64(pair, x64):
-    model, oracle = pair
+def test_float64(model, oracle, x64):
     ids, mask = prompts(6, seed=2)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.params)
     exact = nf.Model(model.config, params)
-    expected = theirs(oracle.double(), ids, mask, None, num_beams=2)
-    oracle.float()
+    expected = theirs(oracle, model, ids, mask, None, double=True, num_beams=2)
     np.testing.assert_array_equal(nf.generate(exact, ids, mask, max_new_tokens=NEW, num_beams=2), expected)
 
 
-def test_the_second_call_compiles_nothing(pair, caplog):
-    model, number = pair[0], {1: 50, 4: 10}  # shapes of tests above
+def test_the_second_call_compiles_nothing(model, caplog):
+    number = {1: 50, 4: 10}  # shapes of tests above
     for beams in number:
         nf.generate(model, *prompts(number[beams]), max_new_tokens=NEW, num_beams=beams)
     jax.config.update("jax_log_compiles", True)
@@ -151,9 +155,9 @@ TOKENS = np.array([[1, 2, 3]])
         (-TOKENS, {}, "token ids must be from 0 to 66, got -3 to -1"),
     ],
 )
-def test_what_is_refused(pair, ids, options, message):
+def test_what_is_refused(model, ids, options, message):
     with pytest.raises(InputError, match=message):
-        nf.generate(pair[0], ids, **{"max_new_tokens": 1, **options})
+        nf.generate(model, ids, **{"max_new_tokens": 1, **options})
 
 
 @pytest.mark.parametrize(

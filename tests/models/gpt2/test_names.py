@@ -7,9 +7,8 @@ import json
 import jax
 import numpy as np
 import pytest
-import torch
 import transformers
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from ntkfusion.checkpoints.load import load_model, load_with_audit
 from ntkfusion.errors import CheckpointError
@@ -18,6 +17,7 @@ from ntkfusion.models.gpt2.names import GPT2
 from ntkfusion.models.model import abstract_params
 from ntkfusion.models.name_table import Place
 from ntkfusion.utils.parameter_paths import path_of
+from tests.helpers.oracle import described, draw, write_checkpoint
 
 SIZES = {"vocab_size": 13, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 12, "n_positions": 7}
 CLASSES = {
@@ -29,24 +29,21 @@ CLASSES = {
 }
 
 
-def oracle(name, **options):
-    torch.manual_seed(0)
+def their_model(name, **options):
+    """A model in PyTorch."""
     config = transformers.GPT2Config(**SIZES, bos_token_id=1, eos_token_id=1, **options)
     return getattr(transformers, name)(config)
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Save a PyTorch model as a folder, then change its configuration and tensors."""
+def write(tmp_path, oracle):
+    """A folder as a PyTorch model is saved, but for its random weights, with changes to configuration and tensors."""
 
-    def write(model, change=lambda config, tensors: None):
-        model.save_pretrained(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text())
-        tensors = load_file(tmp_path / "model.safetensors")
+    def write(name, change=lambda config, tensors: None, **options):
+        saved = oracle(lambda torch: described(their_model(name, **options)))
+        config, tensors = saved["config"], draw(saved["shapes"])
         change(config, tensors)
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        save_file(tensors, tmp_path / "model.safetensors")
-        return tmp_path
+        return write_checkpoint(tmp_path, config, tensors)
 
     return write
 
@@ -59,15 +56,14 @@ def renamed(tensors, rename):
 
 
 @pytest.mark.parametrize(("name", "head"), CLASSES.items())
-def test_round_trip_is_bit_identical(name, head, write):
-    theirs = oracle(name)
-    model = load_model(write(theirs))
+def test_round_trip_is_bit_identical(name, head, write, oracle):
+    folder = write(name)
+    model = load_model(folder)
     assert model.config.head == head
-    named = GPT2.named_tensors(model.params, head=head)
-    expected = dict(theirs.named_parameters())
-    assert named.keys() == expected.keys()
+    named, stored = GPT2.named_tensors(model.params, head=head), load_file(folder / "model.safetensors")
+    assert sorted(named) == oracle(lambda torch: sorted(key for key, _ in their_model(name).named_parameters()))
     for tensor, array in named.items():
-        np.testing.assert_array_equal(array, expected[tensor].detach().numpy(), err_msg=tensor)
+        np.testing.assert_array_equal(array, stored[tensor], err_msg=tensor)
 
 
 def test_names_and_paths_are_inverse():
@@ -100,7 +96,7 @@ def test_buffers_of_old_files_are_left_aside(write):
         tensors["transformer.h.0.attn.bias"] = np.tril(np.ones((1, 1, 7, 7), np.uint8))
         tensors["transformer.h.1.attn.masked_bias"] = np.array(-1e4, np.float32)
 
-    _, audit = load_with_audit(write(oracle("GPT2LMHeadModel"), add))
+    _, audit = load_with_audit(write("GPT2LMHeadModel", add))
     assert set(audit.left_aside) == {"transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"}
 
 
@@ -130,11 +126,11 @@ def with_output_layer(config, tensors):
     ],
 )
 def test_which_head(name, change, head, write):
-    assert load_model(write(oracle(name), change)).config.head == head
+    assert load_model(write(name, change)).config.head == head
 
 
 def test_heads_that_are_asked_for(write):
-    folder = write(oracle("GPT2ForSequenceClassification", num_labels=3))
+    folder = write("GPT2ForSequenceClassification", num_labels=3)
     assert load_model(folder).config.num_labels == 3
     assert load_model(folder, head=None).config.head is None
     assert load_model(folder, head="causal-lm").config.head == "causal-lm"  # tied: it needs nothing of its own
@@ -146,7 +142,7 @@ def test_output_layers_that_are_not_tied(write):
     def untie(config, tensors):
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
 
-    folder = write(oracle("GPT2LMHeadModel"), untie)
+    folder = write("GPT2LMHeadModel", untie)
     with pytest.raises(
         CheckpointError, match=r"lm_head.weight differs from transformer.wte.weight, though config.json"
     ):
@@ -169,7 +165,7 @@ def test_transposed_and_missing_tensors(write):
         tensors["transformer.h.0.crossattention.c_attn.weight"] = np.ones(3, np.float32)
 
     with pytest.raises(CheckpointError) as caught:
-        load_model(write(oracle("GPT2LMHeadModel"), spoil))
+        load_model(write("GPT2LMHeadModel", spoil))
     message = str(caught.value)
     assert "h.1.mlp.c_fc.weight has shape (12, 8), expected (8, 12); it looks transposed" in message
     assert "ln_f.bias is missing, expected shape (8,)" in message

@@ -13,7 +13,7 @@ from ntkfusion.models.batch import Batch
 from ntkfusion.models.bert.config import RobertaConfig
 from ntkfusion.models.layers.dropout import Dropout
 from ntkfusion.models.layers.encoder import EncoderEmbeddings
-from tests.helpers.encoder_parity import random_weights
+from tests.helpers.small_encoders import random_weights
 
 SIZES = {
     "vocab_size": 50,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 import transformers
-from transformers.models.switch_transformers import modeling_switch_transformers as theirs
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import LARGEST_SIZE
@@ -62,21 +60,26 @@ def test_what_is_not_said():
         {"num_layers": 7, "encoder_sparse_step": 3, "decoder_sparse_step": 9},
     ],
 )
-def test_sparse_layers_are_those_of_torch(given):
+def test_sparse_layers_are_those_of_torch(given, oracle):
+    def sparse_layers(torch, written):
+        with torch.device("meta"):
+            model = transformers.SwitchTransformersModel(transformers.SwitchTransformersConfig.from_dict(written))
+        layers = [*model.encoder.block, *model.decoder.block]
+        kinds = [type(layer.layer[-1].mlp).__name__ for layer in layers]
+        sparse = [kind == "SwitchTransformersSparseMLP" for kind in kinds]
+        return {"sparse": sparse, "parameters": len([*model.parameters()])}
+
     contents = MINIMAL | given
     config = read_config(contents)
     for written in (contents, hf_config(config)):
-        their_config = transformers.SwitchTransformersConfig.from_dict(written)
-        with torch.device("meta"):
-            model = transformers.SwitchTransformersModel(their_config)
-        layers = [*model.encoder.block, *model.decoder.block]
-        expected = [isinstance(layer.layer[-1].mlp, theirs.SwitchTransformersSparseMLP) for layer in layers]
+        theirs = oracle(lambda torch, written=written: sparse_layers(torch, written))
+        expected = theirs["sparse"]
         assert [config.is_sparse(index) for index in range(config.num_blocks)] == expected
         assert config.num_sparse("encoder") + config.num_sparse("decoder") == sum(expected)
         kinds = [type(config.original_layout(index)).__name__ for index in range(config.num_blocks)]
         assert kinds == [{True: "MixtureBlock", False: "MLPBlock"}[sparse] for sparse in expected]
         # shared table, norm and position bias of each stack
-        assert len([*model.parameters()]) == config.fewest_tensors + 5
+        assert theirs["parameters"] == config.fewest_tensors + 5
 
 
 def test_contents_of_config_json_are_read_as_they_were():

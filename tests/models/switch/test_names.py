@@ -18,6 +18,7 @@ from ntkfusion.models.switch.config import switch_config
 from ntkfusion.models.switch.config import switch_hf_config as hf_config
 from ntkfusion.models.switch.names import SWITCH
 from ntkfusion.utils.parameter_paths import path_of
+from tests.helpers.oracle import described, draw, write_checkpoint
 
 SIZES = {
     "vocab_size": 13,
@@ -34,14 +35,21 @@ SIZES = {
 }
 
 
-def their_model(kind=transformers.SwitchTransformersForConditionalGeneration, **changes):
-    return kind(transformers.SwitchTransformersConfig(**SIZES | changes))
+def their_model(kind="ForConditionalGeneration", **changes):
+    """A model in PyTorch."""
+    config = transformers.SwitchTransformersConfig(**SIZES | changes)
+    return getattr(transformers, f"SwitchTransformers{kind}")(config)
+
+
+def write(oracle, path, *kind, **changes):
+    """A folder as a PyTorch model is saved, but for its random weights."""
+    saved = oracle(lambda torch: described(their_model(*kind, **changes)))
+    return write_checkpoint(path, saved["config"], draw(saved["shapes"]))
 
 
 @pytest.fixture
-def folder(tmp_path):
-    their_model().save_pretrained(tmp_path)
-    return tmp_path
+def folder(tmp_path, oracle):
+    return write(oracle, tmp_path)
 
 
 def change(folder, tensors=(), without=(), **config):
@@ -53,16 +61,15 @@ def change(folder, tensors=(), without=(), **config):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_table_and_pytorch_class_name_the_same_tensors(tied, tmp_path):
-    oracle = their_model(tie_word_embeddings=tied)
-    oracle.save_pretrained(tmp_path)
-    model = load_model(tmp_path)
+def test_table_and_pytorch_class_name_the_same_tensors(tied, tmp_path, oracle):
+    model = load_model(write(oracle, tmp_path, tie_word_embeddings=tied))
     assert model.config.head == "seq2seq-lm"
     named = SWITCH.named_tensors(model.params, head=model.config.head)
-    expected = {name: parameter.detach().numpy() for name, parameter in oracle.named_parameters()}
-    assert named.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(named[name], array)
+    theirs = oracle(lambda torch: [name for name, _ in their_model(tie_word_embeddings=tied).named_parameters()])
+    assert sorted(named) == sorted(theirs)
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, array in named.items():
+        np.testing.assert_array_equal(array, stored[name])
 
 
 def test_names_and_paths_are_inverse(folder):
@@ -114,9 +121,8 @@ def test_other_names_have_no_place(name):
     assert SWITCH.reason_to_leave(name) is None
 
 
-def test_a_bare_model_and_one_without_its_head(folder, tmp_path_factory):
-    bare = tmp_path_factory.mktemp("bare")
-    their_model(transformers.SwitchTransformersModel).save_pretrained(bare)
+def test_a_bare_model_and_one_without_its_head(folder, tmp_path_factory, oracle):
+    bare = write(oracle, tmp_path_factory.mktemp("bare"), "Model")
     assert load_model(bare).config.head is None
     assert load_model(folder, head=None).params.keys() == {"embeddings", "encoder", "decoder"}
 
@@ -132,15 +138,20 @@ def test_tied_copies_are_left_aside_if_they_are_equal(folder):
         load_model(folder)
 
 
-def test_contents_of_config_json_give_the_same_model(folder):
+def test_contents_of_config_json_give_the_same_model(folder, oracle):
+    def read(torch):
+        again, info = transformers.SwitchTransformersForConditionalGeneration.from_pretrained(
+            folder, output_loading_info=True
+        )
+        config = {key: value for key, value in again.config.to_dict().items() if key != "_name_or_path"}
+        return {"config": config, **{key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys")}}
+
     before = load_model(folder)
     change(folder, **hf_config(before.config))
-    again, info = transformers.SwitchTransformersForConditionalGeneration.from_pretrained(
-        folder, output_loading_info=True
-    )
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert switch_config(again.config.to_dict()) == switch_config(hf_config(before.config))
+    again = oracle(read)
+    assert not again["missing_keys"]
+    assert not again["unexpected_keys"]
+    assert switch_config(again["config"]) == switch_config(hf_config(before.config))
 
 
 def test_problems_name_experts(folder):

@@ -1,0 +1,1 @@
+"""What PyTorch answered to the tests that compare with it, in small files; `make` writes them."""

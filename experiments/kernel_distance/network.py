@@ -94,7 +94,7 @@ class _Original:
         problem = NetworkProblem.of(
             model,
             "network",
-            self.bench.lab(self.seed).held_out[: options.network_sentences],
+            self.bench.lab(self.seed).split.held_out[: options.network_sentences],
             max_length=options.network_length,
             readouts=options.readouts,
             seed=self.seed,

@@ -34,9 +34,9 @@ def main(options: DistanceOptions) -> None:
             sections.append(SECTIONS[name](bench))
             for table in sections[-1].tables:
                 table.print(console)
-    for note in bench.notes:
-        say(console, note)
-    _write(bench, sections)
+        for note in bench.notes:
+            say(console, note)
+        _write(bench, sections)  # here, since it states the precision that is in force
     say(console, f"written to {options.out}")
 
 

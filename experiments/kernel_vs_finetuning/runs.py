@@ -16,7 +16,7 @@ from ntkfusion.training.batches import minibatches
 from ntkfusion.training.evaluation import evaluate
 from ntkfusion.training.fine_tuning import fit
 from ntkfusion.training.linearised import curve_distance, linearised_training
-from ntkfusion.training.run import Data
+from ntkfusion.training.run import TokenizedTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def curves(lab: TaskLab, case: RunCase) -> Result:
     """Losses of the real and of the linearised model on the same batches, and how far they are apart."""
     recipe = lab.options.recipe(case.task)
     model = lab.with_head(lab.compressed(case.method, case.width, case.seed), case.seed)
-    data, count = Data.of(model, lab.task, recipe), lab.options.linearised_updates
+    data, count = TokenizedTask.of(model, lab.task, recipe), lab.options.linearised_updates
     batches = minibatches(data.sets["train"], recipe, data.buckets, seed=case.seed)
     arrays = [batch.arrays for batch in islice(batches, count)]
     total = recipe.num_updates(len(lab.task.train))

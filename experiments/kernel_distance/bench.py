@@ -12,7 +12,7 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
-from ntkfusion.utils.progress import progress_bar
+from ntkfusion.utils.progress import show_progress
 
 #: The three errors of a block, as `Reference.errors` names them.
 ERRORS = ("output_error", "sgd_kernel_error", "sign_kernel_error")
@@ -72,9 +72,9 @@ class Bench:
             InputError: if none applies.
         """
         missing = [] if self.options.report else self.store.missing(jobs)
-        with progress_bar(len(missing)) as advance:
+        with show_progress(len(missing)) as progress:
             for done, job in enumerate(missing):
-                advance(f"{title}: {job.name}", done)
+                progress.advance(f"{title}: {job.name}", done)
                 try:
                     self.store.put(job, do(job))
                 except InputError as error:

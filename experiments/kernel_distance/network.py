@@ -14,7 +14,7 @@ from experiments.common.store import Job, Result, number
 from experiments.common.tables import ResultTable, Section, mark_best
 from experiments.kernel_distance.bench import ERRORS, Bench, mean_errors
 from experiments.kernel_distance.options import describe, known
-from ntkfusion.commands.kernel.problem import NetworkProblem
+from ntkfusion.commands.kernel.problem import NetworkOnText
 from ntkfusion.compression.registry import build_method
 from ntkfusion.kernels.distance.kernel_distance import relative_error
 from ntkfusion.kernels.kinds import KINDS
@@ -91,7 +91,7 @@ class _Original:
     def _of(self, model: Model) -> dict[str, Array]:
         """The outputs of a network, and its kernels with respect to its own parameters."""
         options = self.options
-        problem = NetworkProblem.of(
+        problem = NetworkOnText.of(
             model,
             "network",
             self.bench.lab(self.seed).split.held_out[: options.network_sentences],

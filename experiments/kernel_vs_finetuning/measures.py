@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.kernel_vs_finetuning.lab import TaskLab
-from ntkfusion.commands.kernel.problem import NetworkProblem
+from ntkfusion.commands.kernel.problem import NetworkOnText
 from ntkfusion.compression.block_errors import Reference
 from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.kernels.distance.kernel_distance import relative_error
@@ -59,7 +59,7 @@ class Measures:
     def _network_of(self, model: Model) -> dict[str, Array]:
         """Readouts of a network, and its kernels with respect to all its own parameters."""
         options = self.options
-        problem = NetworkProblem.of(
+        problem = NetworkOnText.of(
             model,
             "network",
             list(self.texts[: options.kernel_texts]),

@@ -20,7 +20,7 @@ from experiments.kernel_vs_finetuning.report import correlation_table, curve_tab
 from experiments.kernel_vs_finetuning.runs import RunCase, cases, curve_cases, curve_job, curves, job, run
 from ntkfusion.commands.conditions import environment
 from ntkfusion.utils.allocator import give_back_memory
-from ntkfusion.utils.progress import progress_bar
+from ntkfusion.utils.progress import show_progress
 
 #: A run's seconds before the first one is done: what the author's two cores took.
 SECONDS_GUESSED = 180.0
@@ -58,9 +58,9 @@ def _print_cost(store: ResultStore, jobs: Mapping[RunCase, Job], options: Finetu
 
 def _do(store: ResultStore, jobs: Mapping[RunCase, Job], do: Callable[[RunCase], Result]) -> None:
     missing = {case: job for case, job in jobs.items() if store.find(job) is None}
-    with progress_bar(len(missing)) as advance:
+    with show_progress(len(missing)) as progress:
         for done, (case, one) in enumerate(missing.items()):
-            advance(case.name, done)
+            progress.advance(case.name, done)
             start = time.perf_counter()
             store.put(one, do(case))
             print(f"{one.section}: {case.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

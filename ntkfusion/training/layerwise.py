@@ -21,7 +21,7 @@ from ntkfusion.training.optimizer import build_optimizer
 from ntkfusion.training.recipe import Recipe
 from ntkfusion.training.run import UpdateLog
 from ntkfusion.training.step import NonTrainable, Step, TrainState, dropout_key, first_state, make_step
-from ntkfusion.training.store import SAVE_STEPS, Progress, StateStore, run_digest
+from ntkfusion.training.store import SAVE_STEPS, StateStore, TrainingProgress, run_digest
 from ntkfusion.training.trackers import Several, Tracker
 from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
@@ -178,10 +178,10 @@ class _Tuning:
         before = tuple(progress.history[0][f"layer_{index}"] for index in range(len(after)))
         return state.params, LayerReport(before, after, len(self.held_out), count)
 
-    def _start(self, tracker: Tracker) -> tuple[TrainState, Progress]:
+    def _start(self, tracker: Tracker) -> tuple[TrainState, TrainingProgress]:
         """State and errors before the first update that is left to do; the errors of every layer are the history."""
         state = first_state(self.pair.trained, build_optimizer(self.recipe, self.recipe.num_updates(len(self.texts))))
-        progress = Progress({}, run="" if self.store is None else self._digest())
+        progress = TrainingProgress({}, run="" if self.store is None else self._digest())
         if self.store is not None and self.store.step is not None:
             return self.store.resume(state, progress)
         before = self._measure(self.pair.trained, 0, tracker)
@@ -190,7 +190,7 @@ class _Tuning:
         self._save(state, progress)
         return state, progress
 
-    def _save(self, state: TrainState, progress: Progress) -> None:
+    def _save(self, state: TrainState, progress: TrainingProgress) -> None:
         if self.store is not None:
             self.store.save(state, progress)
 

@@ -29,7 +29,7 @@ from ntkfusion.training.step import (
     make_step,
     task_loss,
 )
-from ntkfusion.training.store import Progress, StateStore, run_digest
+from ntkfusion.training.store import StateStore, TrainingProgress, run_digest
 from ntkfusion.training.trackers import Tracker
 from ntkfusion.utils.parameter_paths import Flat, flatten, unflatten
 
@@ -85,7 +85,7 @@ class Run:
         """Updates of a run that nothing stops early."""
         return self.recipe.num_updates(len(self.task.train))
 
-    def train(self) -> tuple[TrainState, Progress]:
+    def train(self) -> tuple[TrainState, TrainingProgress]:
         """All updates that are left to do, from the start or from the last save.
 
         Raises:
@@ -93,7 +93,8 @@ class Run:
             NonFiniteOutputsError: when an output at an evaluation is none.
         """
         trained, frozen = split(self.model.params, self.groups)
-        state, progress = first_state(trained, build_optimizer(self.recipe, self.num_updates)), Progress(trained)
+        state = first_state(trained, build_optimizer(self.recipe, self.num_updates))
+        progress = TrainingProgress(trained)
         if self.store is not None:
             progress = dataclasses.replace(progress, run=self.digest(trained, frozen))
             state, progress = self.store.resume(state, progress)
@@ -129,12 +130,12 @@ class Run:
         arrays = trained | frozen | flatten(self.model.constants)
         return run_digest(facts, tuple(self.data.sets.values()), arrays)
 
-    def _check(self, batch: Minibatch, measured: StepMetrics, state: TrainState, progress: Progress) -> None:
+    def _check(self, batch: Minibatch, measured: StepMetrics, state: TrainState, progress: TrainingProgress) -> None:
         if not bool(measured.finite):
             self.save(state, progress)
             raise NonFiniteLossError(batch.step, batch.rows, float(measured.loss), state)
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: TrainingProgress) -> None:
         """Save where there is a place to."""
         if self.store is not None:
             self.store.save(state, progress)
@@ -145,7 +146,7 @@ class Run:
         within = {max(1, round(per_epoch * part / each)) for part in range(1, each + 1)}
         return frozenset(epoch * per_epoch + place for epoch in range(self.recipe.epochs) for place in within)
 
-    def evaluated(self, state: TrainState, progress: Progress, frozen: Flat) -> Progress:
+    def evaluated(self, state: TrainState, progress: TrainingProgress, frozen: Flat) -> TrainingProgress:
         """The progress after a look at the dev set."""
         step = int(state.step)
         scores = self.scores("dev", state.params | frozen, step)
@@ -157,7 +158,7 @@ class Run:
         ended = step == self.num_updates or (patience is not None and stale >= patience)
         # copied: the next update takes over the state's memory
         best = jax.tree.map(jnp.copy, state.params) if better else progress.best
-        return Progress(best, history, step if better else progress.best_step, stale, ended, progress.run)
+        return TrainingProgress(best, history, step if better else progress.best_step, stale, ended, progress.run)
 
     @property
     def first(self) -> str:

@@ -62,7 +62,7 @@ SAVE_STEPS = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands beside its `TrainState`.
 
     Attributes:
@@ -102,7 +102,7 @@ class StateStore:
         """Updates done at the last save; None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: TrainingProgress) -> None:
         """Save; nothing is written if this step is saved already.
 
         Args:
@@ -118,7 +118,7 @@ class StateStore:
         )
         self._manager.save(step, args=parts, force=True)
 
-    def resume(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+    def resume(self, state: TrainState, progress: TrainingProgress) -> tuple[TrainState, TrainingProgress]:
         """What was saved last, bit by bit; what is given where nothing was.
 
         Args:
@@ -140,7 +140,7 @@ class StateStore:
                 "go on with the same ones, or use an empty folder"
             )
         state, best = self._arrays((state, progress.best))
-        return state, Progress(best, **(saved | {"history": tuple(saved["history"])}))
+        return state, TrainingProgress(best, **(saved | {"history": tuple(saved["history"])}))
 
     def _arrays(self, like: tuple[TrainState, Flat]) -> tuple[TrainState, Flat]:
         """The arrays of the last save, which have the shapes and dtypes of these."""
@@ -158,7 +158,7 @@ class StateStore:
         self._manager.close()
 
 
-_FACTS = tuple(field.name for field in dataclasses.fields(Progress) if field.name != "best")
+_FACTS = tuple(field.name for field in dataclasses.fields(TrainingProgress) if field.name != "best")
 
 
 def _leaves(tree: object) -> dict[str, jax.Array]:

@@ -109,10 +109,3 @@ def show_progress(total: int | None, check: Callable[[], None] = lambda: None) -
         columns += [display.TimeElapsedColumn()]
     with display.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         yield Progress(check, shown, total)
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar of `total` steps; yields a function ``advance(what_now, steps_done)``."""
-    with show_progress(total) as progress:
-        yield progress.advance

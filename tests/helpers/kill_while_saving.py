@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkfusion.training.step import TrainState
-from ntkfusion.training.store import Progress, StateStore
+from ntkfusion.training.store import StateStore, TrainingProgress
 
 MOMENTS = 9
 
@@ -29,7 +29,7 @@ def state(step):
 
 def progress(step):
     """Its progress."""
-    return Progress(state(step).params, ({"step": float(step), "accuracy": step / 7},), best_step=step)
+    return TrainingProgress(state(step).params, ({"step": float(step), "accuracy": step / 7},), best_step=step)
 
 
 def save_twice(folder, last_event):

@@ -80,7 +80,7 @@ class Finetuned:
 
     plan: FinetunePlan
     seeds: tuple[SeedResult, ...]
-    updates: Mapping[int, Sequence[Mapping[str, float]]]
+    updates: Mapping[int, Sequence[Json]]
     conditions: Json
 
     @property

@@ -34,7 +34,7 @@ Network: TypeAlias = Callable[[Params, Sentence], Float[Array, " C"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockProblem:
+class BlockOnText:
     """One MLP block on tokens that reach it; the kernel is the mean over outputs.
 
     Attributes:
@@ -50,7 +50,7 @@ class BlockProblem:
     option: str = "tokens"
 
     @classmethod
-    def of(cls, model: Model, layer: int, held: BlockInputs) -> BlockProblem:
+    def of(cls, model: Model, layer: int, held: BlockInputs) -> BlockOnText:
         """Layer `layer`'s block on collected inputs."""
         x = held.inputs[layer]
         inputs = {"block_inputs": np.asarray(x), "tokens": np.array(held.tokens, dtype=np.str_)}
@@ -87,7 +87,7 @@ class BlockProblem:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkProblem:
+class NetworkOnText:
     """A network as ``f(params, sentence) -> [C]``; the kernel is [N, N, C, C].
 
     Attributes:
@@ -108,7 +108,7 @@ class NetworkProblem:
     @classmethod
     def of(
         cls, model: Model, scope: str, sentences: Sequence[str], *, max_length: int, readouts: int, seed: int
-    ) -> NetworkProblem:
+    ) -> NetworkOnText:
         """The network on sentences, padded to the longest."""
         encodings, _ = tokenize(model, sentences, max_length=max_length)
         longest = max(len(ids) for ids in encodings)
@@ -171,7 +171,7 @@ class NetworkProblem:
 
 
 #: A kernel that is fully specified: what it is of, on which examples, and how it is computed.
-KernelProblem = BlockProblem | NetworkProblem
+KernelProblem = BlockOnText | NetworkOnText
 
 
 def parameter_groups(model: Model, scope: str) -> dict[str, str]:

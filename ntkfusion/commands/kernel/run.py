@@ -18,7 +18,7 @@ import numpy as np
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.conditions import command_line, describe_model, environment
 from ntkfusion.commands.kernel.options import Kernel
-from ntkfusion.commands.kernel.problem import BlockProblem, KernelProblem, NetworkProblem
+from ntkfusion.commands.kernel.problem import BlockOnText, KernelProblem, NetworkOnText
 from ntkfusion.commands.request import check_at_least, check_seed, flag, results_path
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.data.block_inputs import collect_block_inputs
@@ -173,10 +173,10 @@ def _pose(plan: KernelPlan, model: Model) -> tuple[KernelProblem, tuple[str, ...
         collected = collect_block_inputs(
             model, held, max_tokens=options.tokens, seed=options.seed, special_tokens=not options.words_only
         )
-        return BlockProblem.of(model, plan.layer, collected), tuple(held)
+        return BlockOnText.of(model, plan.layer, collected), tuple(held)
     order = np.random.default_rng(options.seed).permutation(len(distinct))[: options.examples]
     chosen = tuple(distinct[index] for index in order)
-    problem = NetworkProblem.of(
+    problem = NetworkOnText.of(
         model, options.scope, chosen, max_length=options.max_length, readouts=options.readouts, seed=options.seed
     )
     return problem, chosen

@@ -23,6 +23,11 @@ from ntkfusion.utils.pytrees import pytree
 
 Parameters = Mapping[str, Array]
 
+#: By parameter, the means of gradients and of their squares.
+Moments = Mapping[str, tuple[Array, Array]]
+
+Number = float | Array
+
 
 @pytree
 class Law:
@@ -38,13 +43,13 @@ class Law:
         clip: the largest global norm of the gradient; infinite for no clipping.
     """
 
-    rate: Any
-    beta1: Any = 0.0
-    beta2: Any = 0.0
-    kappa: Any = 0.0
-    epsilon: Any = 0.0
-    decay: Any = 0.0
-    clip: Any = float("inf")
+    rate: Number
+    beta1: Number = 0.0
+    beta2: Number = 0.0
+    kappa: Number = 0.0
+    epsilon: Number = 0.0
+    decay: Number = 0.0
+    clip: Number = float("inf")
 
 
 @pytree
@@ -78,8 +83,8 @@ def loss(block: MLPBlock, parameters: Parameters, x: Float[Array, "N d"], y: Flo
 
 
 def step(
-    law: Law, slowness: Parameters, count: Array, parameters: Parameters, state: Any, gradients: Parameters
-) -> tuple[Parameters, Any]:
+    law: Law, slowness: Parameters, count: Array, parameters: Parameters, state: Moments, gradients: Parameters
+) -> tuple[Parameters, Moments]:
     """One step of a law.
 
     Args:
@@ -158,7 +163,7 @@ def follow(
     return jax.tree.map(lambda past, final: jnp.append(past, final), history, last)
 
 
-def zero_state(block: MLPBlock) -> Any:
+def zero_state(block: MLPBlock) -> Moments:
     """The state before the first step."""
     return {name: (jnp.zeros_like(array), jnp.zeros_like(array)) for name, array in block.parameters().items()}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.compression.methods.mlp_fusion import Variant
 from ntkfusion.kernels.block.dense import terms as kernel_terms
+from ntkfusion.kernels.block.terms import Outputs
 from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.models.blocks.dense import MLPBlock
@@ -32,7 +33,7 @@ Compared = dict[str, tuple[Array, Array]]
 
 
 #: A named tuple of functions: the terms of a bound.
-T = TypeVar("T", bound=Any)
+Terms = Any
 
 #: A bound as a function of suprema, terms and its other arguments.
 SwitchedBound = Callable[..., Array]
@@ -54,7 +55,7 @@ def few_inputs(case: BlockCase, scope: Scope) -> Float[Array, "N d"] | None:
 
 
 def kernel_gap(
-    original: MLPBlock, fused: MLPBlock, x: Float[Array, "N d"], z: Float[Array, "M d"], kind: Kind, outputs: Any
+    original: MLPBlock, fused: MLPBlock, x: Float[Array, "N d"], z: Float[Array, "M d"], kind: Kind, outputs: Outputs
 ) -> Array:
     """|K − K̃| by the closed forms behind `block_kernel`; `outputs` is "trace" (their mean), "diagonal" or "full"."""
     pairs = (x.shape[0], z.shape[0])
@@ -100,7 +101,7 @@ def smooth_cases(cases: Sequence[BlockCase]) -> list[BlockCase]:
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelBoundCheck(Generic[T]):
+class KernelBoundCheck:
     """The check of a kernel's bound: in all its forms for one variant, in its tight form for another one.
 
     Attributes:
@@ -115,7 +116,7 @@ class KernelBoundCheck(Generic[T]):
     variants: tuple[Variant, Variant]
     compare: Callable[..., Compared]
     bound: SwitchedBound
-    terms: T
+    terms: Terms
     switches: dict[str, tuple[str, float]]
 
     def run(self, scope: Scope) -> CheckOutcome:
@@ -165,7 +166,7 @@ def term_controls(
     errors: Sequence[Array],
     arguments: Sequence[tuple[Any, ...]],
     bound: SwitchedBound,
-    terms: T,
+    terms: Terms,
     switches: dict[str, tuple[str, float]],
 ) -> list[Control]:
     """One control per term: with it scaled, some case must violate the bound; with none scaled, no case may.
@@ -201,7 +202,7 @@ def term_controls(
 SUPREMUM = "supremum"
 
 
-def switchboard(bound: SwitchedBound, terms: T, switches: Sequence[str]) -> Callable[..., Array]:
+def switchboard(bound: SwitchedBound, terms: Terms, switches: Sequence[str]) -> Callable[..., Array]:
     """A bound whose terms can be scaled: ``f(factors, *arguments)``, compiled once for all factors.
 
     Args:

@@ -11,8 +11,6 @@ h_i = h̃ + Δ_i with Δ_i = (w_i − w̃)·x̄ (`Residuals`).
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -171,7 +169,7 @@ def residuals_of(pair: FusedPair, x: Float[Array, "N d"]) -> Residuals:
     return Residuals(extended, extended @ pair.centre_w.T, extended @ pair.delta_w.T)
 
 
-def _check(original: Any, fused: Any) -> None:
+def _check(original: MLPBlock, fused: MLPBlock) -> None:
     for name, block in (("original", original), ("fused", fused)):
         if not isinstance(block, MLPBlock):
             raise InputError(f"bounds compare dense MLP blocks; the {name} one is a {type(block).__name__}")

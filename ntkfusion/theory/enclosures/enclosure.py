@@ -12,8 +12,6 @@ Source: own derivation (the analysis of variance of a block's features), docs/th
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -231,7 +229,7 @@ def _slope_errors(
     return jnp.minimum(wrong, 2.0) + unit
 
 
-def _check_block(block: Any) -> None:
+def _check_block(block: MLPBlock) -> None:
     if not isinstance(block, MLPBlock):
         raise InputError(f"these bounds enclose dense MLP blocks; the original is a {type(block).__name__}")
     if block.q is not None or block.r is not None:

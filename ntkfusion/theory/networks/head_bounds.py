@@ -10,9 +10,6 @@ of D·w_c make the ball in front of every linear map larger by 4 Γ (‖h‖ + �
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -33,9 +30,8 @@ from ntkfusion.theory.networks.layer_norm_bound import (
 )
 from ntkfusion.theory.networks.network_rounding import norm_rounding
 from ntkfusion.theory.networks.network_weights import norm_weights
+from ntkfusion.utils.parameter_paths import Params
 from ntkfusion.utils.pytrees import pytree
-
-Params = Mapping[str, Any]
 
 #: What the compressed model computed, and what is known of its distance from the original's.
 State = tuple[Float[Array, "*batch d"], Ball]

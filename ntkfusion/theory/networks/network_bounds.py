@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch
@@ -73,7 +73,7 @@ class NetworkBound:
     pooler_output: Float[Array, " B"] | None
     logits: Float[Array, "B *out"] | None
 
-    def informative_layers(self, mask: Any = None) -> int:
+    def informative_layers(self, mask: ArrayLike | None = None) -> int:
         """How many layers from the first on have a bound below ‖h̃‖ for most of the tokens that `mask` keeps."""
         keep = np.ones(self.hidden.shape[1:], bool) if mask is None else np.asarray(mask) > 0
         says = [np.median(np.asarray(e / s)[keep]) < 1 for e, s in zip(self.hidden, self.size, strict=True)]

@@ -10,7 +10,7 @@ Shapes: B batch, T tokens, d model width, H heads, e width of a head. Around its
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from ntkfusion.models.layers.encoder_config import EncoderConfig
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import build_network
 from ntkfusion.theory.networks.layer_norm_bound import NormWeights, normalise
-from ntkfusion.utils.parameter_paths import subtree
+from ntkfusion.utils.parameter_paths import Params, subtree
 from ntkfusion.utils.pytrees import pytree, static
 
 
@@ -138,9 +138,6 @@ def attend(weights: AttentionWeights, x: Float[Array, "B T d"], visible: Bool[Ar
     return Attended(query, key, value, p, out)
 
 
-Params = Mapping[str, Any]
-
-
 def network_layers(model: Model) -> list[LayerWeights]:
     """What every layer has beside its MLP block, in the order in which data passes through.
 
@@ -223,7 +220,7 @@ def norm_weights(tree: Params, eps: float) -> NormWeights:
     return NormWeights(tree["scale"], tree["bias"], eps)
 
 
-def _without_blocks(model: Model) -> dict[str, Any]:
+def _without_blocks(model: Model) -> dict[str, Array]:
     flat = jax.tree_util.tree_flatten_with_path(model.params)[0]
     named = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
     return {name: leaf for name, leaf in named.items() if "/mlp/" not in name}

@@ -36,11 +36,13 @@ class Oracle:
         self.asked = 0
         self.new = {}
 
-    def __call__(self, ask):
+    def __call__(self, ask, rounding=None):
         """An answer.
 
         Args:
             ask: from PyTorch to the answer: dictionaries, lists, arrays, numbers and words.
+            rounding: by how much of its largest number an array may differ from the stored one; by default, what is
+                rounding in the array's own dtype.
         """
         key = f"{self.test}#{self.asked}"
         self.asked += 1
@@ -53,7 +55,7 @@ class Oracle:
             self.new |= {key: np.frombuffer(text.encode(), np.uint8)}
             self.new |= {f"{key}.{place}": array for place, array in enumerate(arrays)}
         else:
-            _assert_same(answer, self._stored(key), key)
+            _assert_same(answer, self._stored(key), key, rounding)
         return answer
 
     def _stored(self, key):
@@ -88,20 +90,22 @@ def _unpacked(structure, read):
     return [_unpacked(value, read) for value in structure] if isinstance(structure, list) else structure
 
 
-def _assert_same(now, then, where):
+def _assert_same(now, then, where, rounding):
     """Both answers agree: arrays to rounding in their dtype, all else exactly."""
     if isinstance(then, dict):
         assert now.keys() == then.keys(), where
         for name, value in then.items():
-            _assert_same(now[name], value, f"{where}, {name}")
+            _assert_same(now[name], value, f"{where}, {name}", rounding)
     elif isinstance(then, list):
         assert len(now) == len(then), where
         for one, other in zip(now, then, strict=True):
-            _assert_same(one, other, where)
+            _assert_same(one, other, where, rounding)
     elif isinstance(then, np.ndarray) and then.dtype.kind == "f":
         assert now.dtype == then.dtype, where
-        rounding = 1e-10 if then.dtype == np.float64 else 1e-5
+        rounding = rounding or (1e-10 if then.dtype == np.float64 else 1e-5)
         np.testing.assert_allclose(now, then, rtol=rounding, atol=rounding * np.abs(then).max(initial=0), err_msg=where)
+    elif isinstance(then, float):
+        np.testing.assert_allclose(now, then, rtol=1e-10, atol=1e-15, err_msg=where)
     else:
         np.testing.assert_array_equal(now, then, err_msg=where)
 

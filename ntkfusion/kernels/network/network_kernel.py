@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.kinds import Kind, check_kind
 from ntkfusion.kernels.network.plan import AllFactors, NetworkPlan, make_plan, remembered
-from ntkfusion.kernels.network.problem import NetworkFunction, NetworkProblem, NetworkRequest
+from ntkfusion.kernels.network.problem import AnalysedRequest, NetworkFunction, NetworkRequest
 from ntkfusion.utils.devices import EVERYWHERE, by_rows, cropped, device_limit, num_shares, placed
 from ntkfusion.utils.memory import memory_limit as limit_in_bytes
 from ntkfusion.utils.parameter_paths import Select
@@ -135,7 +135,7 @@ def _plan(request: NetworkRequest) -> NetworkPlan:
 
     def make() -> NetworkPlan:
         with jax.default_matmul_precision("highest"):  # f's own products too, whose precision is that of its tracing
-            problem = NetworkProblem.of(request)
+            problem = AnalysedRequest.of(request)
         return make_plan(problem, request.kind, request.mesh, z_is_x=request.z is None, limit=limit)
 
     return remembered(request.key(), make, limit)

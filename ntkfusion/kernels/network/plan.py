@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkfusion.kernels.estimate import Estimate, check_result, even_part, largest_that_fits, output_bytes, program_bytes
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.kernels.network.parameter_kernels import parameter_kernel
-from ntkfusion.kernels.network.problem import NetworkProblem
+from ntkfusion.kernels.network.problem import AnalysedRequest
 from ntkfusion.kernels.network.tap_factors import Factors
 from ntkfusion.utils.devices import EVERYWHERE, by_rows, gathered, num_shares, on_each, shape_of
 
@@ -42,7 +42,7 @@ class NetworkPlan:
         parameter_programs: (parameter, whether both sides are the same chunk) → the program of its kernel.
     """
 
-    problem: NetworkProblem
+    problem: AnalysedRequest
     mesh: Mesh | None
     mirrored: bool
     chunk: int
@@ -62,7 +62,7 @@ class NetworkPlan:
         return found
 
 
-def make_plan(problem: NetworkProblem, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, limit: int) -> NetworkPlan:
+def make_plan(problem: AnalysedRequest, kind: Kind, mesh: Mesh | None, *, z_is_x: bool, limit: int) -> NetworkPlan:
     """The plan with the largest chunk, among few that are tried, that fits into the limit.
 
     Args:
@@ -113,14 +113,14 @@ def remembered(key: tuple[Any, ...], make: Callable[[], NetworkPlan], limit: int
     return plan
 
 
-def _first_guess(problem: NetworkProblem, most: int, room: int) -> int:
+def _first_guess(problem: AnalysedRequest, most: int, room: int) -> int:
     """Examples whose factors take less than half of the room."""
     per_example = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(problem.factor_shapes))
     return max(1, min(most, room // max(1, 2 * per_example)))
 
 
 def _compiled(
-    problem: NetworkProblem, kind: Kind, mesh: Mesh | None, chunk: int, result: int, limit: int, *, z_is_x: bool
+    problem: AnalysedRequest, kind: Kind, mesh: Mesh | None, chunk: int, result: int, limit: int, *, z_is_x: bool
 ) -> NetworkPlan:
     with jax.default_matmul_precision("highest"):
         factor_program = _factor_program(problem, mesh, chunk)
@@ -138,7 +138,7 @@ def _compiled(
     return NetworkPlan(problem, mesh, mirrored, chunk, Estimate(peak, result, chunk, limit), factor_program, programs)
 
 
-def _factor_program(problem: NetworkProblem, mesh: Mesh | None, chunk: int) -> Compiled:
+def _factor_program(problem: AnalysedRequest, mesh: Mesh | None, chunk: int) -> Compiled:
     """The compiled program that computes the factors of `chunk` examples on each device."""
 
     def batched(params: list[Array], examples: PyTree) -> AllFactors:
@@ -151,7 +151,7 @@ def _factor_program(problem: NetworkProblem, mesh: Mesh | None, chunk: int) -> C
 
 
 def _parameter_programs(
-    problem: NetworkProblem, kind: Kind, mesh: Mesh | None, chunk: int, *, same: bool
+    problem: AnalysedRequest, kind: Kind, mesh: Mesh | None, chunk: int, *, same: bool
 ) -> dict[tuple[int, bool], Compiled]:
     """The compiled kernels of all parameters; those of one shape share a program."""
     spec, rows = by_rows(mesh), chunk * num_shares(mesh)

@@ -76,7 +76,7 @@ def _kind_of_array(array: PyTree) -> tuple[tuple[int, ...], jnp.dtype, bool]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkProblem:
+class AnalysedRequest:
     """A request that was checked and analysed.
 
     Attributes:
@@ -98,7 +98,7 @@ class NetworkProblem:
     example: PyTree
 
     @classmethod
-    def of(cls, request: NetworkRequest) -> NetworkProblem:
+    def of(cls, request: NetworkRequest) -> AnalysedRequest:
         """Check a request and analyse its function.
 
         Raises:

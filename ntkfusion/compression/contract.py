@@ -22,7 +22,7 @@ from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.models.blocks.mixture import Expert, MixtureBlock
 
 T = TypeVar("T")
 
@@ -208,7 +208,8 @@ def compress_experts(
     """
     view = ExpertWorkspace(workspace, index, mixture)
     results = [compress_one(mixture.expert(e), e, view) for e in range(mixture.num_experts)]
-    experts, details = [block for block, _ in results], [detail for _, detail in results]
+    experts = [block for block, _ in results if not isinstance(block, MixtureBlock)]  # experts are no mixtures
+    details = [detail for _, detail in results]
     _check_alike(experts)
     means = {name: float(np.mean([detail[name] for detail in details])) for name in details[0]}
     if view.on_all_tokens:
@@ -216,8 +217,8 @@ def compress_experts(
     return MixtureBlock.stack(mixture.router, experts, train_router=mixture.train_router), means
 
 
-def _check_alike(experts: Sequence[Block]) -> None:
-    def shapes(expert: Block) -> dict[str, tuple[int, ...]]:
+def _check_alike(experts: Sequence[Expert]) -> None:
+    def shapes(expert: Expert) -> dict[str, tuple[int, ...]]:
         return {name: array.shape for name, array in (expert.parameters() | expert.constants()).items()}
 
     first = experts[0]

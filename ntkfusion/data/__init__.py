@@ -1,1 +1,5 @@
-"""Text, and what a model makes of it."""
+"""Text, block inputs, and labelled examples."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

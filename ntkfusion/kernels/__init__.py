@@ -1,1 +1,5 @@
-"""Exact neural tangent kernels and the distances between them."""
+"""Exact kernels of blocks and networks, distances between them, and oracles."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Models: MLP blocks as plain pytrees, and Flax modules of the networks that contain them."""
+"""Networks and their MLP blocks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

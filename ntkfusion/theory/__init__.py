@@ -1,1 +1,5 @@
-"""Bounds on what fusing neurons does to a block: plain functions from blocks and inputs to arrays, in float64."""
+"""Bounds from blocks and inputs to numbers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Training: what it does to a model, and how that is measured."""
+"""Fine-tuning, layer-wise tuning, linearised training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,7 +26,7 @@ def test_only_the_chosen_layers_change():
     assert small.num_parameters == model.num_parameters - 2 * 8 * 17
 
 
-@pytest.mark.parametrize("method", [nf.MLPFusion(0.5, variant="v4"), nf.SVD(0.9), nf.RandomNeurons(0.5)])
+@pytest.mark.parametrize("method", [nf.MLPFusion(0.5, variant="v4"), nf.SVD(0.9), nf.compression.RandomNeurons(0.5)])
 def test_the_compressed_network_runs_with_its_blocks(method):
     model = nf.random_model(TINY)
     small, _ = nf.compress(model, method)
@@ -59,7 +59,7 @@ def test_a_compressed_model_can_be_compressed_again():
 
 
 def test_calibration_inputs_reach_the_method(minilm):
-    class Probe(nf.LayerwiseMethod):
+    class Probe(nf.compression.LayerwiseMethod):
         def compress_block(self, block, index, workspace):
             seen.append(workspace.inputs(index).shape)
             return block, {}

@@ -99,7 +99,7 @@ def test_tuning_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_p
     student, teacher = models()
     texts = (examples(40, 0), RECIPE)
     whole, report = nf.tune_layers(student, teacher, *texts, held_out=examples(16, 1))
-    store = nf.StateStore(tmp_path)
+    store = nf.training.StateStore(tmp_path)
     options = {"held_out": examples(16, 1), "store": store, "save_steps": 4}
     for at, first in ((7, 1), (18, 5), (None, 17)):
         told = Interrupting(at)
@@ -177,8 +177,8 @@ def test_factorised_and_coded_blocks_on_pairs_of_sentences():
     rng = np.random.default_rng(0)
     thin = [jnp.float32(0.3 * rng.normal(size=shape)) for shape in ((8, 2), (2, 12), (12, 2), (2, 8))]
     codes = [LowRankMatrix(*thin[:2]), LowRankMatrix(*thin[2:])]
-    coded = nf.CodedBlock(codes[0], second.b1, codes[1], second.b2, activation="gelu")
-    factorised = nf.FactorizedBlock(*thin[:2], first.b1, *thin[2:], first.b2, activation="gelu")
+    coded = nf.models.CodedBlock(codes[0], second.b1, codes[1], second.b2, activation="gelu")
+    factorised = nf.models.FactorizedBlock(*thin[:2], first.b1, *thin[2:], first.b2, activation="gelu")
     student = teacher.replace_mlp_blocks({0: factorised, 1: coded})
     object.__setattr__(student, "tokenizer", PairIds())
     pairs = Examples(examples(40, 0).first, examples(40, 1).first, np.zeros(40, np.int32))
@@ -255,8 +255,8 @@ def test_layers_in_front_of_the_first_compressed_one_are_computed_once():
 @pytest.mark.parametrize(
     "config",
     [
-        nf.GPT2Config(vocab_size=31, hidden_size=8, n_layer=2, n_head=2, n_positions=16),
-        nf.AlbertConfig(
+        nf.models.GPT2Config(vocab_size=31, hidden_size=8, n_layer=2, n_head=2, n_positions=16),
+        nf.models.AlbertConfig(
             vocab_size=31, hidden_size=8, embedding_size=8, num_hidden_layers=2, num_hidden_groups=1,
             num_attention_heads=2, intermediate_size=12, max_position_embeddings=16,
         ),
@@ -268,7 +268,7 @@ def test_every_architecture(config):
     teacher = as_readable(random_weights(config, 0.3))
     blocks = enumerate(teacher.mlp_blocks())
     smaller = {i: half(b) if isinstance(b, nf.MLPBlock) and b.b1 is not None else half_of_each(b)
-               for i, b in blocks if isinstance(b, nf.MixtureBlock) or b.b1 is not None}  # fmt: skip
+               for i, b in blocks if isinstance(b, nf.models.MixtureBlock) or b.b1 is not None}  # fmt: skip
     student = teacher.replace_mlp_blocks(smaller)
     tuned, report = nf.tune_layers(student, teacher, examples(40, 0), RECIPE, held_out=examples(16, 1))
     print(f"\n{config.architecture}: {report.loss_before:.4f} -> {report.loss_after:.4f}")

@@ -47,7 +47,7 @@ def test_a_probe_on_minilm_learns_the_head_alone(data_dir, minilm):
     task = nf.load_task("sst2", data_dir=data_dir).subsampled(train=2048, dev=None, seed=0)
     model = nf.with_new_head(minilm, "sequence-classification", num_labels=2, seed=0)
     head = head_paths(model)
-    groups = [nf.Group(lambda path: path not in head, 0.0)]
+    groups = [nf.training.Group(lambda path: path not in head, 0.0)]
     recipe = nf.Recipe(learning_rate=3e-2, epochs=2, max_length=64, keep="last", dropout=False)
     found = nf.fit(model, task, recipe, seed=0, groups=groups)
     print(f"\nprobe on 2,048 examples: dev accuracy {found.dev['accuracy']:.3f}")

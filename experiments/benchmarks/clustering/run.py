@@ -74,7 +74,7 @@ def measure(name: str, problems: Sequence[jax.Array], options: ClusteringOptions
     copies = [np.asarray(points) for points in problems]
 
     def ours(seed: int, exchange: bool = True) -> float:
-        results = nf.kmeans_batch(problems, counts, options.restarts, seed, exchange=exchange)
+        results = nf.clustering.kmeans_batch(problems, counts, options.restarts, seed, exchange=exchange)
         return float(sum(result.inertia for result in results))
 
     def theirs(seed: int) -> float:

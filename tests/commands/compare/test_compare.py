@@ -122,7 +122,7 @@ def test_a_method_that_does_not_apply_is_refused_before_any_work():
 @pytest.mark.parametrize("name", ["mlp-fusion", "mlp-fusion-v2+refit+sgd"])
 def test_restarts_reach_k_means_under_improvements_too(name):
     method = plan(Compare(methods=(name,), restarts=3)).build(name, 0.25)
-    while isinstance(method, (nf.Refitted, nf.Matched)):
+    while isinstance(method, (nf.compression.Refitted, nf.compression.Matched)):
         method = method.method
     assert method.num_restarts == 3
     assert method.keep_ratio == 0.25

@@ -23,7 +23,7 @@ def test_every_expert_is_measured_on_the_tokens_that_it_gets():
     x = 0.1 * normal(3, 26, 5)
     x = x.at[jnp.arange(26), jnp.array([0] * 14 + [1] * 11 + [2])].set(3.0)[np.random.default_rng(0).permutation(26)]
     block = MixtureBlock.stack(router, experts)
-    small = nf.MLPFusion(0.5).compress([block], nf.Workspace(0)).blocks[0]
+    small = nf.MLPFusion(0.5).compress([block], nf.compression.Workspace(0)).blocks[0]
     found = ExpertReference.of(block, x).errors(small)
     assert [(error.expert, error.tokens) for error in found] == list(enumerate(counts))
     for expert in (0, 1):

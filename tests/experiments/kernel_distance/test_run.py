@@ -36,7 +36,7 @@ def test_blocks_by_hand_and_again_without_work(tmp_path, minilm, capsys):
     out, methods = tmp_path / "out", ("structured-pruning", "random-neurons", "no-such-method")
     results = run(out, methods=methods)
     _, held_out = split_sentences(sample_sentences(), seed=0)
-    small, _ = nf.compress(minilm, nf.RandomNeurons(0.25), layers=[3], seed=0)
+    small, _ = nf.compress(minilm, nf.compression.RandomNeurons(0.25), layers=[3], seed=0)
     found = {entry["method"]: entry for entry in results["sections"]["blocks"]["methods"]}
     assert found.keys() == set(methods[:2])
     for prefix, special in (("", True), ("words_", False)):

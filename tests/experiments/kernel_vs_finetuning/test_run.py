@@ -45,7 +45,7 @@ def test_what_is_done_is_not_done_again(tmp_path, minilm, capsys, monkeypatch):
     assert original["output_error"] == 0 < small["output_error"]
     x = nf.collect_block_inputs(nf.load_model(options.model), nf.load_task("sst2").dev.first, max_tokens=24, seed=0)
     block = nf.load_model(options.model).mlp_blocks()[0]
-    thin = nf.compress(nf.load_model(options.model), nf.RandomNeurons(0.5), seed=0)[0].mlp_blocks()[0]
+    thin = nf.compress(nf.load_model(options.model), nf.compression.RandomNeurons(0.5), seed=0)[0].mlp_blocks()[0]
     error = np.linalg.norm(thin(x.inputs[0]) - block(x.inputs[0])) / np.linalg.norm(block(x.inputs[0]))
     assert small["output_error"] == pytest.approx(error, rel=1e-4)
     assert len(results["curves"]["sst2_none_seed0"]["predicted"]) == 2

@@ -129,22 +129,22 @@ def test_measured_kernels_are_those_of_the_oracle(x64, kind):
     # without activations and output weights only the 1 of b2 is left
     found = kernel_error(block, silent, case.x, case.z, kind, "trace")
     whole = nf.block_kernel(block, case.x, case.z, kind=kind)
-    dense = nf.dense_kernel(lambda p, x: block.replace(**p)(x), block.parameters(), case.x, case.z, kind=kind)
+    dense = nf.kernels.dense_kernel(lambda p, x: block.replace(**p)(x), block.parameters(), case.x, case.z, kind=kind)
     np.testing.assert_allclose(found, jnp.abs(whole - 1), rtol=1e-10)
     np.testing.assert_allclose(dense, whole, rtol=1e-9)
 
 
 USER_FUNCTIONS = {
-    "output tight": lambda old, new, x, z, labels: nf.output_bound(old, new, x, labels),
-    "output each": lambda old, new, x, z, labels: nf.output_bound(old, new, x, labels, per_output=True),
-    "output weights": lambda old, new, x, z, labels: nf.output_bound(old, new, x, labels, form="weights"),
-    "sgd tight": nf.sgd_kernel_bound,
-    "sgd each": lambda *case: nf.sgd_kernel_bound(*case, diagonal=True),
-    "sgd cheap": lambda *case: nf.sgd_kernel_bound(*case, form="cheap"),
-    "sgd Frobenius": lambda *case: nf.sgd_kernel_bound(*case, trace=False),
-    "sign": nf.sign_kernel_bound,
-    "sign each": lambda *case: nf.sign_kernel_bound(*case, diagonal=True),
-    "signal": lambda old, new, x, z, labels: nf.signal_bound(old, new, x, labels),
+    "output tight": lambda old, new, x, z, labels: nf.theory.output_bound(old, new, x, labels),
+    "output each": lambda old, new, x, z, labels: nf.theory.output_bound(old, new, x, labels, per_output=True),
+    "output weights": lambda old, new, x, z, labels: nf.theory.output_bound(old, new, x, labels, form="weights"),
+    "sgd tight": nf.theory.sgd_kernel_bound,
+    "sgd each": lambda *case: nf.theory.sgd_kernel_bound(*case, diagonal=True),
+    "sgd cheap": lambda *case: nf.theory.sgd_kernel_bound(*case, form="cheap"),
+    "sgd Frobenius": lambda *case: nf.theory.sgd_kernel_bound(*case, trace=False),
+    "sign": nf.theory.sign_kernel_bound,
+    "sign each": lambda *case: nf.theory.sign_kernel_bound(*case, diagonal=True),
+    "signal": lambda old, new, x, z, labels: nf.theory.signal_bound(old, new, x, labels),
 }
 
 
@@ -163,7 +163,7 @@ def test_user_functions_are_the_bounds_that_were_checked(x64):
 def test_blocks_may_train_different_constants_and_biases(x64, kind):
     """Absent constants are 1, and an output bias that only one block has is part of the difference."""
     case = build_pair(SHAPES["small"], "silu", plain(0, constants="none"))
-    bound = nf.sgd_kernel_bound if kind == "sgd" else nf.sign_kernel_bound
+    bound = nf.theory.sgd_kernel_bound if kind == "sgd" else nf.theory.sign_kernel_bound
     for old, new in ((case.original.replace(b2=None), case.fused), (case.original, case.fused.replace(b2=None))):
         bare = new.replace(q=None, r=None)
         error = jnp.abs(nf.block_kernel(old, case.x, kind=kind) - nf.block_kernel(bare, case.x, kind=kind))
@@ -270,12 +270,12 @@ def test_wrong_requests_are_refused(x64):
     both = (case.original, case.fused, case.x)
     # the hook that checks types in tests answers before the code does
     with pytest.raises((nf.InputError, TypeCheckError), match="form"):
-        nf.output_bound(*both, form="loose")
+        nf.theory.output_bound(*both, form="loose")
     with pytest.raises((nf.InputError, TypeCheckError), match="form"):
-        nf.sgd_kernel_bound(*both, form="loose")
+        nf.theory.sgd_kernel_bound(*both, form="loose")
     with pytest.raises(nf.InputError, match="per_output"):
-        nf.output_bound(*both, form="norm", per_output=True)
+        nf.theory.output_bound(*both, form="norm", per_output=True)
     with pytest.raises(nf.InputError, match="exclude each other"):
-        nf.sgd_kernel_bound(*both, diagonal=True, trace=False)
+        nf.theory.sgd_kernel_bound(*both, diagonal=True, trace=False)
     with pytest.raises(nf.InputError, match="take 'tight'"):
-        nf.sgd_kernel_bound(*both, form="first", trace=False)
+        nf.theory.sgd_kernel_bound(*both, form="first", trace=False)

@@ -21,7 +21,7 @@ def case(x64):
     return neurons, jnp.asarray(rng.normal(size=(D, E))), jnp.asarray(rng.normal(size=(N, D)))
 
 
-def mixtures(case, constant: str, trained: bool) -> tuple[nf.MixtureBlock, nf.MixtureBlock]:
+def mixtures(case, constant: str, trained: bool) -> tuple[nf.models.MixtureBlock, nf.models.MixtureBlock]:
     """The original, and the means of its clusters with the constants of V1 or V4."""
     neurons, router, _ = case
     n = M // C
@@ -34,7 +34,7 @@ def mixtures(case, constant: str, trained: bool) -> tuple[nf.MixtureBlock, nf.Mi
         return nf.MLPBlock(w, None, v, None, activation="relu", **constants)
 
     both = [expert(rows, 1.0, None) for rows in neurons], [expert(rows, 1 / r, n * r) for rows in means]
-    old, new = (nf.MixtureBlock.stack(router, experts, train_router=trained) for experts in both)
+    old, new = (nf.models.MixtureBlock.stack(router, experts, train_router=trained) for experts in both)
     return old, new
 
 

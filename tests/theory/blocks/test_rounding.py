@@ -101,7 +101,7 @@ def test_float32_is_refused(x64):
     w1, b1, w2, x = (jax.random.normal(key, shape) for key, shape in zip(keys, SHAPES, strict=True))
     block = nf.MLPBlock(w1, b1, w2, None)
     with pytest.raises(nf.InputError, match="float64"):
-        nf.output_bound(block, block, x.astype(jnp.float32))
+        nf.theory.output_bound(block, block, x.astype(jnp.float32))
     half = nf.MLPBlock(w1.astype(jnp.float32), b1.astype(jnp.float32), w2.astype(jnp.float32), None)
     with pytest.raises(nf.InputError, match="float64"):
-        nf.sgd_kernel_bound(half, half, x.astype(jnp.float32))
+        nf.theory.sgd_kernel_bound(half, half, x.astype(jnp.float32))

@@ -90,9 +90,9 @@ def test_every_head(x64, config):
     batch = inputs_of(config)
     for residual in (1e-3, 0.5):
         models = planted_networks(double_model(config), residual)
-        found = nf.network_bound(*models, **batch)
+        found = nf.theory.network_bound(*models, **batch)
         assert excess(models, batch, found) <= 0
-        assert excess(models, batch, nf.network_bound(*models, first_order=False, **batch)) <= 0
+        assert excess(models, batch, nf.theory.network_bound(*models, first_order=False, **batch)) <= 0
         if residual == 1e-3:
             gap = jnp.linalg.norm(
                 jnp.subtract(*(model.apply(model.params, **batch).last_hidden_state for model in models)), axis=-1
@@ -105,13 +105,13 @@ def test_every_head(x64, config):
 def test_activations(x64, activation):
     config = nf.BertConfig(**{**ENCODER, "hidden_act": activation}, num_labels=3)
     models = planted_networks(double_model(config), 0.3)
-    assert excess(models, tiny_batch(), nf.network_bound(*models, **tiny_batch())) <= 0
+    assert excess(models, tiny_batch(), nf.theory.network_bound(*models, **tiny_batch())) <= 0
 
 
 @pytest.mark.slow
 def test_bounded_blocks_are_at_least_the_measured_ones(x64):
     models, batch = planted_networks(double_model(TINY), 0.1), tiny_batch()
-    measured, bounded = (nf.network_bound(*models, block_error=kind, **batch) for kind in ("measured", "bound"))
+    measured, bounded = (nf.theory.network_bound(*models, block_error=kind, **batch) for kind in ("measured", "bound"))
     assert bool(jnp.all(bounded.hidden >= measured.hidden * (1 - 1e-6)))
     assert excess(models, batch, bounded) <= 0
 
@@ -121,12 +121,12 @@ def test_any_compressed_block(x64):
     """The compressed blocks need not be dense."""
     model, batch = double_model(TINY), tiny_batch()
     small, _ = nf.compress(model, nf.SVD(keep_ratio=0.5), seed=0)
-    found = nf.network_bound(model, small, rounding=False, **batch)
+    found = nf.theory.network_bound(model, small, rounding=False, **batch)
     assert excess((model, small), batch, found) <= 0
     with pytest.raises(InputError, match="rounding=True is for dense blocks"):
-        nf.network_bound(model, small, **batch)
+        nf.theory.network_bound(model, small, **batch)
     with pytest.raises(InputError, match="block_error='bound' is for dense blocks"):
-        nf.network_bound(model, small, block_error="bound", rounding=False, **batch)
+        nf.theory.network_bound(model, small, block_error="bound", rounding=False, **batch)
 
 
 #: A layer's terms with one part that says nothing.
@@ -143,14 +143,14 @@ WITHOUT = {
 @pytest.mark.parametrize("term", list(WITHOUT))
 def test_a_bound_without_a_term_is_violated(x64, term):
     models, batch = planted_networks(double_model(TINY), 0.3), tiny_batch()
-    gap = nf.network_errors(*models, **batch).hidden
-    found = nf.network_bound(*models, rounding=False, terms=WITHOUT[term], **batch)
+    gap = nf.theory.network_errors(*models, **batch).hidden
+    found = nf.theory.network_bound(*models, rounding=False, terms=WITHOUT[term], **batch)
     assert bool(jnp.any(gap > found.hidden))
 
 
 def test_errors_are_taken_apart_exactly(x64):
     models, batch = planted_networks(double_model(TINY), 0.3), tiny_batch()
-    found = nf.network_errors(*models, **batch)
+    found = nf.theory.network_errors(*models, **batch)
     old, new = (model.apply(model.params, **batch).last_hidden_state for model in models)
     assert bool(jnp.allclose(found.hidden[-1], jnp.linalg.norm(old - new, axis=-1), rtol=1e-10))
     assert bool(jnp.all(found.hidden[-1] <= jnp.sum(found.contribution, axis=0) + 1e-12))
@@ -164,18 +164,18 @@ def test_errors_are_taken_apart_exactly(x64):
 def test_one_compressed_layer_contributes_everything(x64):
     original, compressed = planted_networks(double_model(TINY), 0.3)
     only = original.replace_mlp_blocks({1: compressed.mlp_blocks()[1]})
-    found = nf.network_errors(original, only, **tiny_batch())
+    found = nf.theory.network_errors(original, only, **tiny_batch())
     assert bool(jnp.all(found.own[jnp.array([0, 2])] == 0))
     assert bool(jnp.allclose(found.contribution[1], found.hidden[-1], rtol=1e-12))
-    bound = nf.network_bound(original, only, **tiny_batch())
+    bound = nf.theory.network_bound(original, only, **tiny_batch())
     assert bool(jnp.all(bound.hidden[0] < 1e-9))
 
 
 @pytest.mark.slow
 def test_equal_networks(x64):
     model, batch = double_model(TINY), tiny_batch()
-    assert float(jnp.max(nf.network_bound(model, model, rounding=False, **batch).hidden)) == 0
-    found = nf.network_bound(model, model, **batch)
+    assert float(jnp.max(nf.theory.network_bound(model, model, rounding=False, **batch).hidden)) == 0
+    found = nf.theory.network_bound(model, model, **batch)
     assert 0 < float(jnp.max(found.hidden)) < 1e-9
     assert found.informative_layers(batch["attention_mask"]) == 3
 
@@ -184,12 +184,12 @@ def test_what_is_refused(x64):
     models, batch = planted_networks(double_model(TINY), 0.1), tiny_batch()
     other = dataclasses.replace(models[0], params=jax.tree.map(lambda leaf: leaf * 1.01, models[0].params))
     with pytest.raises(InputError, match="must be equal but for their MLP blocks"):
-        nf.network_bound(other, models[1], **batch)
+        nf.theory.network_bound(other, models[1], **batch)
     with pytest.raises(InputError, match="must have a token"):
-        nf.network_bound(*models, **{**batch, "attention_mask": jnp.zeros_like(batch["attention_mask"])})
+        nf.theory.network_bound(*models, **{**batch, "attention_mask": jnp.zeros_like(batch["attention_mask"])})
     single = random_model(TINY)
     with pytest.raises(InputError, match="float64"):
-        nf.network_bound(single, single, **batch)
+        nf.theory.network_bound(single, single, **batch)
     switch = dataclasses.replace(single, config=SwitchConfig())
     with pytest.raises(InputError, match="BERT, RoBERTa, ALBERT and GPT-2"):
         known_config(switch)

@@ -99,7 +99,7 @@ def lengths(x):
 @pytest.mark.parametrize(("activation", "scale", "shift"), CASES)
 def test_hidden_states(x64, activation, scale, shift):
     model, batch = network_of(activation, scale, shift), tiny_batch()
-    allowed = nf.network_bound(model, model, **batch)
+    allowed = nf.theory.network_bound(model, model, **batch)
     exact = list(network(model, batch))
     h, visible = (
         embedded(model, nf.models.model.make_batch(batch, model.config)),

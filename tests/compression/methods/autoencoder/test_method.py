@@ -22,7 +22,7 @@ D, M = 16, 24
 
 def compress(blocks=None, workspace=None, **options):
     blocks = [dense_block(D, M, D, seed=seed) for seed in (1, 2)] if blocks is None else blocks
-    method = nf.Autoencoder(**{"width": 0.5, "training": QUICK, **options})
+    method = nf.compression.Autoencoder(**{"width": 0.5, "training": QUICK, **options})
     return blocks, method.compress(blocks, workspace or Workspace())
 
 
@@ -89,7 +89,7 @@ def test_layers_of_one_decoder_are_coded_better_together():
     training = AutoencoderTraining(epochs=150, batch=16, rate=3e-3)
     errors, numbers = {}, {}
     for sharing in ("model", "layer"):
-        found = nf.Autoencoder(sharing=sharing, training=training).encode("rows", matrices, Workspace())
+        found = nf.compression.Autoencoder(sharing=sharing, training=training).encode("rows", matrices, Workspace())
         errors[sharing] = np.mean([result.details["relative_error"] for result in found])
         numbers[sharing] = sum(result.code.num_parameters for result in found)
     assert max(numbers.values()) <= sum(matrix.budget for matrix in matrices)
@@ -102,7 +102,7 @@ def test_a_ratio_is_kept_matrix_by_matrix():
         assert block.w1.num_parameters <= D * M / 1.8
         assert block.w2.num_parameters <= D * M / 1.8
     with pytest.raises(InputError, match=r"at least 1; got 0\.5"):
-        nf.Autoencoder(ratio=0.5)
+        nf.compression.Autoencoder(ratio=0.5)
 
 
 def test_nothing_is_coded_where_nothing_is_saved():
@@ -153,12 +153,12 @@ def test_blocks_too_small_for_a_latent_are_refused():
     ):
         compress([dense_block(6, 24, 6)])
     with pytest.raises(InputError, match="choose a larger width"):
-        nf.Autoencoder(0.01).check([dense_block(D, M, D)])
+        nf.compression.Autoencoder(0.01).check([dense_block(D, M, D)])
 
 
 @pytest.mark.parametrize("name", ["sharing", "output_rows", "scales", "importance"])
 def test_unknown_choices_are_refused(name):
-    method = nf.Autoencoder()
+    method = nf.compression.Autoencoder()
     # set behind the back of beartype, which checks the Literal in tests only
     object.__setattr__(method, name, "no")
     with pytest.raises(InputError, match=f"unknown {name} 'no' of the autoencoder; known"):

@@ -1,0 +1,31 @@
+"""The public names of `ntkfusion.models`: the one list, for type checkers and, lazily, Python."""
+
+from .albert.config import AlbertConfig as AlbertConfig
+from .batch import Batch as Batch
+from .batch import ModelOutput as ModelOutput
+from .bert.config import BertConfig as BertConfig
+from .bert.config import RobertaConfig as RobertaConfig
+from .bert.config import XlmRobertaConfig as XlmRobertaConfig
+from .blocks.block import Block as Block
+from .blocks.block import Layout as Layout
+from .blocks.block import as_dense_weights as as_dense_weights
+from .blocks.block import layout as layout
+from .blocks.coded import CodedBlock as CodedBlock
+from .blocks.dense import FactorizedBlock as FactorizedBlock
+from .blocks.dense import MLPBlock as MLPBlock
+from .blocks.gated import GatedBlock as GatedBlock
+from .blocks.masked import MaskedBlock as MaskedBlock
+from .blocks.mixture import MixtureBlock as MixtureBlock
+from .config import ModelConfig as ModelConfig
+from .generation.generate import generate as generate
+from .gpt2.config import GPT2Config as GPT2Config
+from .model import Model as Model
+from .model import Origin as Origin
+from .model import random_model as random_model
+from .new_head import head_paths as head_paths
+from .new_head import with_label_names as with_label_names
+from .new_head import with_new_head as with_new_head
+from .registry import ARCHITECTURES as ARCHITECTURES
+from .registry import Architecture as Architecture
+from .registry import read_config as read_config
+from .switch.config import SwitchConfig as SwitchConfig

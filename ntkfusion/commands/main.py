@@ -40,11 +40,11 @@ Options = (
 #: Options of a command → the modules below `ntkfusion.commands` that hold its functions, imported when it runs.
 MODULES: dict[type, tuple[str, ...]] = {
     Compare: ("compare.run", "compare.report"),
-    Compress: ("compress.run", "compress.report"),
+    Compress: ("compress.run",),
     Convert: ("convert.run",),
     Finetune: ("finetune.plan", "finetune.run", "finetune.report"),
     Inspect: ("inspect.run",),
-    Kernel: ("kernel.run", "kernel.report"),
+    Kernel: ("kernel.run",),
     Verify: ("verify.run", "verify.report"),
 }
 

@@ -21,7 +21,7 @@ from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.suprema import supremum_on
-from ntkfusion.theory.blocks.kernel_weights import FusedConstants, constants_of
+from ntkfusion.theory.blocks.evaluation import FusedConstants, constants_of
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.trajectories import with_constants
 from ntkfusion.verification.cases import BlockCase, real_cases, synthetic_cases

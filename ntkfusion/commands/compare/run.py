@@ -1,4 +1,7 @@
-"""The main job: methods × widths × layers → output error, kernel errors, size, time."""
+"""The kernels that a comparison draws: one layer at one width, on the words of a few sentences.
+
+The main job: methods × widths × layers → output error, kernel errors, size, time.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,87 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.compare.experts import Mixtures
-from ntkfusion.commands.compare.galleries import Gallery
 from ntkfusion.commands.compare.options import Compare
 from ntkfusion.commands.conditions import command_line, describe_model, environment
-from ntkfusion.commands.request import check_at_least, check_seed, results_path
+from ntkfusion.commands.protocol import check_at_least, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.compression.contract import Compressed, Method
 from ntkfusion.compression.registry import METHODS, build_method, with_clustering
 from ntkfusion.compression.workspace import Workspace
-from ntkfusion.data.block_inputs import BlockInputs
+from ntkfusion.data.block_inputs import BlockInputs, collect_block_inputs
 from ntkfusion.data.calibration import CalibrationSplit, describe_text
 from ntkfusion.errors import InputError
-from ntkfusion.models.blocks.block import Block
+from ntkfusion.kernels.block.block_kernel import block_kernel
+from ntkfusion.kernels.kinds import KINDS
+from ntkfusion.models.blocks.block import Block, as_dense_weights
 from ntkfusion.models.blocks.mixture import MixtureBlock
+from ntkfusion.models.model import Model
 from ntkfusion.reporting.results import Comparison, ComparisonRow, KernelGallery
+from ntkfusion.reporting.summary import nearest_width
 from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 
+#: Tokens whose kernels are drawn.
+GALLERY_TOKENS = 32
+
+#: Methods whose kernels are drawn, as far as they were asked for.
+GALLERY_METHODS = (
+    *("mlp-fusion", "mlp-fusion-v2", "mlp-fusion-v4", "svd", "structured-pruning", "random-neurons"),
+    *("ntk-fusion", "ntk-fusion-sign"),
+)
+
+
+class Gallery:
+    """Collects the kernels of the middle layer at the width nearest to a quarter."""
+
+    def __init__(
+        self,
+        model: Model,
+        layers: Sequence[int],
+        methods: Sequence[str],
+        widths: Sequence[float],
+        sentences: Sequence[str],
+    ) -> None:
+        """Measure the original.
+
+        Args:
+            model: the original.
+            layers: the layers that are compressed, at least one.
+            methods: names of the methods that will come.
+            widths: their widths.
+            sentences: held-out text.
+        """
+        self.names = [name for name in GALLERY_METHODS if name in methods] or list(methods[:5])
+        self.width = nearest_width(widths)
+        self.place, self.layer = len(layers) // 2, layers[len(layers) // 2]
+        words = collect_block_inputs(model, sentences[:GALLERY_TOKENS], max_tokens=None, seed=0, special_tokens=False)
+        self.inputs, self.tokens = words.inputs[self.layer][:GALLERY_TOKENS], words.tokens[:GALLERY_TOKENS]
+        self.kernels: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
+        self._measure("original", model.mlp_blocks()[self.layer])
+
+    def _measure(self, name: str, block: Block) -> None:
+        for kind in KINDS:
+            kernel = block_kernel(as_dense_weights(block), self.inputs, kind=kind)
+            self.kernels[kind][name] = np.asarray(kernel)
+
+    def add(self, name: str, width: float, blocks: Sequence[Block]) -> None:
+        """Measure a method's blocks, if they are among those that are drawn."""
+        if width == self.width and name in self.names:
+            self._measure(name, blocks[self.place])
+
+    def galleries(self) -> tuple[KernelGallery, ...]:
+        """What was collected."""
+        return (KernelGallery(self.layer, self.width, self.tokens, self.kernels),)
+
+
 #: On the command line, every method that there is.
 ALL = "all"
-
 
 #: Options that results.json repeats under their names.
 SETTINGS = ("model", "tokens", "calibration_tokens", "restarts", "allocation", "seed")

@@ -1,4 +1,7 @@
-"""The job behind ``ntkfusion compress``: one method, every chosen block, what it did, and the model to save."""
+"""The job behind ``ntkfusion compress``: one method, every chosen block, what it did, and the model to save.
+
+What ``ntkfusion compress`` writes and prints.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+from rich.console import Console
+from rich.table import Table
 
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.save import check_request
+from ntkfusion.checkpoints.save import check_request, save_model
 from ntkfusion.commands.compress.options import Compress
 from ntkfusion.commands.conditions import command_line
-from ntkfusion.commands.request import check_at_least, check_fits_format, check_seed, results_path
+from ntkfusion.commands.protocol import check_at_least, check_fits_format, check_seed, print_lines, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.compression.contract import BlockReport, Compressed, Method
@@ -25,6 +30,7 @@ from ntkfusion.data.calibration import CalibrationSplit, describe_text
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model
+from ntkfusion.reporting.summary import ERRORS
 from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 
@@ -192,3 +198,55 @@ def _means(errors: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     """Means over layers, as `compare` prints them."""
     names = next(iter(errors.values()), {})
     return {f"mean_{name}": sum(layer[name] for layer in errors.values()) / len(errors) for name in names}
+
+
+def write(result: CompressResult, folder: Path) -> None:
+    """Save the model, with a README.md that says how it was made."""
+    options = result.plan.options
+    save_model(
+        result.model,
+        folder,
+        format=options.format,
+        dtype=options.dtype,
+        pad=options.pad,
+        merge=options.merge,
+        notes=result.card,
+    )
+
+
+def blocks_table(result: CompressResult) -> Table:
+    """One row per compressed block: size, and errors on held-out tokens if they were measured."""
+    table = Table(title="Compressed MLP blocks", title_justify="left")
+    measured = bool(result.errors)
+    for name in ("block", "hidden width", "params kept", *(ERRORS.values() if measured else ()), "seconds"):
+        table.add_column(name, justify="right")
+    for layer, report in result.reports.items():
+        errors = [f"{result.errors[layer][name]:.3f}" for name in ERRORS] if measured else []
+        share = f"{100 * report.parameters / report.original_parameters:.1f} %"
+        table.add_row(str(layer), str(report.hidden_width), share, *errors, f"{report.seconds:.2f}")
+    return table
+
+
+def show(result: CompressResult, console: Console) -> None:
+    """Print the table, what the numbers are, and where the model is."""
+    kind, folder = result.plan.options.format, result.plan.output.folder
+    console.print(blocks_table(result))
+    lines = [_conditions(result)]
+    if result.folded:
+        lines.append(
+            f"Constants of the neurons were folded into the weights, as --format {kind} has no place for them: outputs "
+            "stay, kernels change; the errors above are of what was saved. --format ntkfusion keeps the constants."
+        )
+    after, before = result.model.num_parameters, result.original_parameters
+    lines.append(f"Saved: {folder} ({kind}; {after:,} parameters, {100 * after / before:.1f} % of the original's)")
+    print_lines(console, *lines)
+
+
+def _conditions(result: CompressResult) -> str:
+    if not result.errors:
+        return "Nothing was measured: the model has no tokenizer to read text with."
+    notes = result.notes
+    return (
+        f"Errors are relative Frobenius norms on {notes['held_out_tokens']} held-out tokens ({notes['text']}, seed "
+        f"{notes['seed']}); kernels traced over outputs. Calibration: {notes['calibration_tokens']:,} tokens."
+    )

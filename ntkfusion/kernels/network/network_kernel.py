@@ -20,8 +20,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ntkfusion.kernels.estimate import Estimate
 from ntkfusion.kernels.kinds import Kind, check_kind
-from ntkfusion.kernels.network.plan import AllFactors, NetworkPlan, make_plan, remembered
-from ntkfusion.kernels.network.problem import AnalysedRequest, NetworkFunction, NetworkRequest
+from ntkfusion.kernels.network.plan import (
+    AllFactors,
+    AnalysedRequest,
+    NetworkFunction,
+    NetworkPlan,
+    NetworkRequest,
+    make_plan,
+    remembered,
+)
 from ntkfusion.utils.devices import EVERYWHERE, by_rows, cropped, device_limit, num_shares, placed
 from ntkfusion.utils.memory import memory_limit as limit_in_bytes
 from ntkfusion.utils.parameter_paths import Select

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.generation.beam_search import Rules, beam_search
-from ntkfusion.models.generation.decoding import Weights, greedy_search
+from ntkfusion.models.generation.decoding import Rules, Weights, beam_search, greedy_search
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.model import ArrayLike, Model
 

@@ -27,13 +27,15 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.suprema import suprema
-from ntkfusion.theory.blocks.evaluation import Evaluation, evaluate, weighted_shift
-from ntkfusion.theory.blocks.kernel_weights import (
+from ntkfusion.theory.blocks.evaluation import (
+    Evaluation,
     FusedConstants,
     KernelWeights,
     constants_of,
+    evaluate,
     output_weights,
     traced_weights,
+    weighted_shift,
 )
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.rounding import sgd_allowance

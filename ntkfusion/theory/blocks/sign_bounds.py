@@ -24,13 +24,17 @@ from jaxtyping import Array, Float, Int
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import crosses
-from ntkfusion.theory.blocks.evaluation import Evaluation, evaluate, slope_signs, value_signs, weighted_shift
-from ntkfusion.theory.blocks.kernel_weights import (
+from ntkfusion.theory.blocks.evaluation import (
+    Evaluation,
     FusedConstants,
     KernelWeights,
     constants_of,
+    evaluate,
     output_weights,
+    slope_signs,
     traced_weights,
+    value_signs,
+    weighted_shift,
 )
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.rounding import ambiguous, sign_allowance

@@ -15,8 +15,7 @@ import jax
 
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import Supremum
-from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
-from ntkfusion.theory.blocks.kernel_weights import FusedConstants
+from ntkfusion.theory.blocks.evaluation import FusedConstants, evaluate_unchecked
 from ntkfusion.theory.blocks.pairs import FusedPair
 from ntkfusion.theory.blocks.sign_bounds import SIGN_TERMS, SignTerms, sign_bound_of
 from ntkfusion.verification.bounds import FAST, SUPREMUM, Compared, KernelBoundCheck, kernel_gap

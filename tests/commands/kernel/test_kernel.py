@@ -176,7 +176,7 @@ def test_interrupting_leaves_the_old_files_or_nothing(tmp_path, capsys, monkeypa
 
     if overwrite:
         (tmp_path / "k.npz").write_text("old")
-    monkeypatch.setattr("ntkfusion.commands.kernel.report.save_png", interrupted)
+    monkeypatch.setattr("ntkfusion.commands.kernel.run.save_png", interrupted)
     code, _, err = run_kernel(capsys, "--scope", "block:0", "--tokens", 2, "--out", tmp_path / "k.npz", *overwrite)
     assert (code, err) == (130, "ntkfusion: interrupted, nothing is left half-written\n")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"] * len(overwrite)

@@ -17,8 +17,7 @@ from ntkfusion.kernels.block.dense import terms
 from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.models.activations import ACTIVATIONS
 from ntkfusion.theory.blocks import sgd_bounds, sign_bounds
-from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
-from ntkfusion.theory.blocks.kernel_weights import constants_of, traced_weights
+from ntkfusion.theory.blocks.evaluation import constants_of, evaluate_unchecked, traced_weights
 from ntkfusion.theory.blocks.output_bounds import OUTPUT_TERMS, output_bound_of, per_output_bound
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.blocks.sgd_bounds import SGD_TERMS, frobenius_bound, sgd_bound_of

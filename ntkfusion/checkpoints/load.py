@@ -1,6 +1,6 @@
-"""Which head a checkpoint has: what the user asks for, what its configuration says, or what its tensors are.
+"""`load_model`: a checkpoint of any kind → a `Model`, with an account of every tensor.
 
-`load_model`: a checkpoint of any kind → a `Model`, with an account of every tensor.
+Which head it has: what the user asks for, what its configuration says, or what its tensors are.
 """
 
 from __future__ import annotations

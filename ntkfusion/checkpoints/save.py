@@ -1,7 +1,4 @@
-"""The README.md of a model folder: how the model was made, in plain words.
-
-`save_model`: a model of any kind → a folder that can be loaded elsewhere.
-"""
+"""`save_model`: a model of any kind → a folder that can be loaded elsewhere, with a README.md of how it was made."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""What several commands check in a request, and the places that their results have by default.
+"""What every command is: a dataclass of options, and four functions that `main` calls one after the other.
 
-What every command is: a dataclass of options, and four functions that `main` calls one after the other.
-
-``plan(options)`` checks everything that can be checked without the model; ``run(plan, progress)`` does the work
+``plan(options) → Plan`` checks everything that can be checked without the model; ``run(plan, progress)`` does the work
 and returns its result; ``write(result, folder)`` writes it into a folder that takes its place afterwards;
-``show(result, console)`` prints it. Nothing heavy is imported here: options import this module for ``--help``.
+``show(result, console)`` prints it. Nothing heavy is imported here: options import this module for ``--help``. Beside
+it, what several commands check in a request, and the places that their results have by default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Self-contained web pages: no scripts, no requests, pictures inside.
-
-A comparison as one self-contained web page, and the folder that holds it with numbers, tables and pictures.
-"""
+"""Self-contained web pages: no scripts, no requests, pictures inside; and the page and folder of a comparison."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The kernels that a comparison draws: one layer at one width, on the words of a few sentences.
-
-The main job: methods × widths × layers → output error, kernel errors, size, time.
-"""
+"""The main job: methods × widths × layers → output error, kernel errors, size, time; and the kernels to draw."""
 
 from __future__ import annotations
 

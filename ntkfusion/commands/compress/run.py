@@ -1,7 +1,4 @@
-"""The job behind ``ntkfusion compress``: one method, every chosen block, what it did, and the model to save.
-
-What ``ntkfusion compress`` writes and prints.
-"""
+"""``ntkfusion compress``: one method on every chosen block, what it did, and the model to save."""
 
 from __future__ import annotations
 

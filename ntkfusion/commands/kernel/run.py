@@ -1,7 +1,4 @@
-"""The work of ``ntkfusion kernel``, from options to a kernel with its conditions and its spectra.
-
-What ``ntkfusion kernel`` writes and prints.
-"""
+"""``ntkfusion kernel``, from options to a kernel with its conditions and its spectra, as files and printed."""
 
 from __future__ import annotations
 

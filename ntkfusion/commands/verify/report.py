@@ -1,7 +1,4 @@
-"""Figures of theory checks: measured against bound, looseness by layer and width, trajectories.
-
-What ``ntkfusion verify`` prints and writes: a table, and a report with figures.
-"""
+"""What ``ntkfusion verify`` prints and writes: a table, and a report with figures."""
 
 from __future__ import annotations
 

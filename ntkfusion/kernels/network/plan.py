@@ -1,9 +1,7 @@
-"""A network kernel as it is asked for, and as a checked problem: where the function uses its parameters, and shapes.
+"""A network kernel as it is asked for, as a checked problem, and as a plan: the programs, and their chunks.
 
-How a network kernel is computed: how many examples at a time, and the programs for that many.
-
-The programs are compiled before anything runs, so their memory is known (`Estimate`) and a request that cannot fit is
-refused at once.
+The problem says where the function uses its parameters, and which shapes there are. The programs are compiled before
+anything runs, so their memory is known (`Estimate`) and a request that cannot fit is refused at once.
 """
 
 from __future__ import annotations

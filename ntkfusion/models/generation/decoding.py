@@ -1,9 +1,7 @@
-"""One token after the other with a cache of keys and values, and greedy search: the likeliest token, again and again.
+"""One token after the other with a cache of keys and values: greedy search and beam search.
 
-Shapes: B prompts, T tokens of a prompt, R rows that are continued (prompts, or beams of prompts), V words, n new
-tokens.
-
-Beam search: the K likeliest beginnings are continued side by side, and the best endings kept.
+Greedy search takes the likeliest token, again and again. Beam search continues the K likeliest beginnings side by
+side, and keeps the best endings.
 
 A continuation of n tokens (its end included) is scored by the sum of its log probabilities, divided by n to the power
 of the length penalty. The rules are those of transformers' ``generate``: of the 2K best candidates (more if there are
@@ -11,7 +9,8 @@ several end tokens) those that end join the finished ones if they are among the 
 continued. A prompt is done when its best unfinished beginning, scored as if it ended now, is worse than all K that are
 finished; with early stopping as soon as K are finished.
 
-Shapes: B prompts, K beams, C candidates, V words, n new tokens.
+Shapes: B prompts, T tokens of a prompt, R rows that are continued (prompts, or beams of prompts), K beams, C
+candidates, V words, n new tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the kernels of an original block and of a fused one weigh each neuron with.
+"""Everything that bounds need of a pair of blocks at N inputs, evaluated once.
 
-With a_i = σ(h_i), g_i = σ'(h_i), τ the identity for the SGD kernel and the sign for the sign kernel, both are
+A neuron's weight in the kernels of an original block and of a fused one: with a_i = σ(h_i), g_i = σ'(h_i), τ the
+identity for the SGD kernel and the sign for the sign kernel, both are
 
     K(x, z) = Σ_i a_i τ(a'_i) + [b2] + M Σ_i d_i g_i τ(g'_i)
     K̃(x, z) = Σ_j t_j ã_j τ(ã'_j) + [b̃2] + M Σ_j s_j g̃_j τ(g̃'_j)
@@ -10,8 +11,6 @@ With a_i = σ(h_i), g_i = σ'(h_i), τ the identity for the SGD kernel and the s
 
 since q u = n ṽ and the fused block trains u. V4 has t = n, s = n ‖ṽ‖²/o in the SGD kernel; V1 has t = n,
 s = n ‖ṽ‖₁/o in the sign kernel. For output k alone v is its column and o is 1.
-
-Everything that bounds need of a pair of blocks at N inputs, evaluated once.
 """
 
 from __future__ import annotations

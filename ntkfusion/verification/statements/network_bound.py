@@ -1,6 +1,4 @@
-"""Tiny networks in float64 for checks of whole networks: random ones, and ones whose neurons are near-duplicates.
-
-From block errors to a whole network: how far hidden states and logits can be from the original's.
+"""From block errors to a whole network: how far hidden states and logits can be from the original's.
 
 `ntkfusion.network_bound` never runs the original network; here it is run. Hidden states behind every layer, and the
 pooled vector and logits that `Model.apply` gives, against the bound: a small BERT whose neurons are near-duplicates
@@ -8,6 +6,8 @@ with three sizes of residuals, both forms, the block error measured or bounded; 
 planted near-duplicates and at half its width, without the allowance for rounding.
 Controls: an attention weight of the original moved behind the bound's back; LayerNorm's constant halved; block errors
 left out; the carried direction left out; curvatures left out.
+
+The networks are tiny ones in float64: random, or with neurons that are near-duplicates.
 """
 
 from __future__ import annotations

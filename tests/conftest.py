@@ -124,17 +124,15 @@ def x64():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _compilation(request):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Most programs of tests run for milliseconds: they are compiled in a third of the time and run slowly.
 
-    Tests that compute much, or that are about compiled programs, have the mark `optimised`; slow tests have it too.
+    Tests that compute much, or that are about compiled programs, have the mark `optimised`; slow ones are like them.
+    Set before fixtures are made: those of a module are compiled like its tests, which may compare with them by bits.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    quick = not any(request.node.get_closest_marker(mark) for mark in ("optimised", "slow"))
-    jax.config.update("jax_disable_most_optimizations", quick or before)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    as_for_users = any(item.get_closest_marker(mark) for mark in ("optimised", "slow"))
+    jax.config.update("jax_disable_most_optimizations", not as_for_users)
 
 
 @pytest.fixture

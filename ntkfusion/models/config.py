@@ -155,8 +155,7 @@ class ModelConfig(ABC):
         check_values(type(self), vars(self))
         if self.head is None and self.num_labels is not None:
             object.__setattr__(self, "head", "sequence-classification")
-        if self.head is not None and self.head not in self.HEADS:
-            raise InputError(f"config: {self.architecture} has no head {self.head!r}; it has {', '.join(self.HEADS)}")
+        check_head(self.head, self.HEADS, self.architecture)
         if (self.num_labels is not None) != (self.head in WITH_LABELS):
             raise InputError(f"config: head {self.head!r} does not go with num_labels {self.num_labels}")
         if self.mlp_layouts and len(self.mlp_layouts) != self.num_blocks:
@@ -232,6 +231,16 @@ class ModelConfig(ABC):
     def block_layout(self, index: int) -> Layout:
         """The layout of MLP block `index`."""
         return self.mlp_layouts[index] if self.mlp_layouts else self.original_layout(index)
+
+
+def check_head(head: str | None, known: Sequence[Head], architecture: str) -> None:
+    """Refuse a head that an architecture does not have.
+
+    Raises:
+        InputError: if it is none of those that are known.
+    """
+    if head is not None and head not in known:
+        raise InputError(f"config: {architecture} has no head {head!r}; it has {', '.join(known)}")
 
 
 def check_values(cls: type[ModelConfig], values: JsonObject) -> None:

@@ -25,7 +25,7 @@ from ntkfusion.checkpoints.formats.safetensors import SafetensorsFolder, open_fi
 from ntkfusion.checkpoints.formats.statement import Statement
 from ntkfusion.checkpoints.formats.tensors import FLOATS, converted, read_json_object, value_problems
 from ntkfusion.errors import CheckpointError, InputError
-from ntkfusion.models.config import JsonObject, ModelConfig, checked_values
+from ntkfusion.models.config import JsonObject, ModelConfig, check_head, checked_values
 from ntkfusion.models.model import Model, Origin, abstract_params
 from ntkfusion.models.registry import ARCHITECTURES, architecture_of
 from ntkfusion.utils.digests import canonical, digest_text
@@ -204,6 +204,7 @@ def _config(contents: JsonObject, num_arrays: int) -> ModelConfig:
     given = checked_values(
         cls, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
+    check_head(given["head"], cls.HEADS, ARCHITECTURES[name].names.architecture)
     try:
         config = cls(**given)
     except TypeError as error:  # values of a kind that nothing can be computed with

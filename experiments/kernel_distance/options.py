@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.common.store import stored_repr
-from ntkfusion.commands.protocol import check_seed
+from ntkfusion.commands.request import check_seed
 from ntkfusion.compression.registry import METHODS, build_method
 from ntkfusion.errors import InputError
 

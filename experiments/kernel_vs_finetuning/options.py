@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ntkfusion.commands.protocol import check_seed
+from ntkfusion.commands.request import check_seed
 from ntkfusion.compression.registry import build_method
 from ntkfusion.data.tasks.load import TASKS
 from ntkfusion.errors import InputError

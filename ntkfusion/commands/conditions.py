@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkfusion._version import __version__
-from ntkfusion.commands.protocol import flag
+from ntkfusion.commands.request import flag
 from ntkfusion.models.model import Model
 from ntkfusion.utils.files import Json
 from ntkfusion.utils.parameter_paths import Params

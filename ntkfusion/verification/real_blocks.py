@@ -15,7 +15,7 @@ from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.model import Model
 from ntkfusion.verification.check import RealBlocks, double_precision
-from ntkfusion.verification.statements.network_bound import Inputs
+from ntkfusion.verification.networks import Inputs
 
 #: Tokens that data-dependent checks look at.
 TOKENS = 64

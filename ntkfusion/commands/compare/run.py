@@ -15,7 +15,7 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.compare.experts import Mixtures
 from ntkfusion.commands.compare.options import Compare
 from ntkfusion.commands.conditions import command_line, describe_model, environment
-from ntkfusion.commands.protocol import check_at_least, check_seed, results_path
+from ntkfusion.commands.request import check_at_least, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.compression.contract import Compressed, Method

@@ -16,7 +16,8 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_request, save_model
 from ntkfusion.commands.compress.options import Compress
 from ntkfusion.commands.conditions import command_line
-from ntkfusion.commands.protocol import check_at_least, check_fits_format, check_seed, print_lines, results_path
+from ntkfusion.commands.protocol import print_lines
+from ntkfusion.commands.request import check_at_least, check_fits_format, check_seed, results_path
 from ntkfusion.compression.block_errors import Reference, check_memory
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.compression.contract import BlockReport, Compressed, Method

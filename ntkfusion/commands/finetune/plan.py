@@ -9,7 +9,7 @@ from pathlib import Path
 from ntkfusion.checkpoints.save import check_request
 from ntkfusion.commands.conditions import flat_fields
 from ntkfusion.commands.finetune.options import Finetune
-from ntkfusion.commands.protocol import check_fits_format, check_seed, flag, results_path
+from ntkfusion.commands.request import check_fits_format, check_seed, flag, results_path
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import build_method
 from ntkfusion.data.tasks.load import TASKS, load_task, read_task

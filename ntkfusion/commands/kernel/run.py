@@ -21,7 +21,8 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.conditions import command_line, describe_model, environment
 from ntkfusion.commands.kernel.options import Kernel
 from ntkfusion.commands.kernel.problem import BlockOnText, KernelProblem, NetworkOnText
-from ntkfusion.commands.protocol import check_at_least, check_seed, flag, print_lines, results_path
+from ntkfusion.commands.protocol import print_lines
+from ntkfusion.commands.request import check_at_least, check_seed, flag, results_path
 from ntkfusion.compression.compress_model import check_layers
 from ntkfusion.data.block_inputs import collect_block_inputs
 from ntkfusion.data.calibration import describe_text, read_text

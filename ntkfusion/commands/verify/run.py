@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.commands.conditions import command_line, environment
-from ntkfusion.commands.protocol import check_seed, results_path
+from ntkfusion.commands.request import check_seed, results_path
 from ntkfusion.commands.verify.options import Verify
 from ntkfusion.data.calibration import read_text
 from ntkfusion.errors import InputError

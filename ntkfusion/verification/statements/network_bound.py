@@ -1,13 +1,11 @@
 """From block errors to a whole network: how far hidden states and logits can be from the original's.
 
-`ntkfusion.network_bound` never runs the original network; here it is run. Hidden states behind every layer, and the
+`network_bound` never runs the original network; here it is run. Hidden states behind every layer, and the
 pooled vector and logits that `Model.apply` gives, against the bound: a small BERT whose neurons are near-duplicates
 with three sizes of residuals, both forms, the block error measured or bounded; with ``--full`` the packaged MiniLM with
 planted near-duplicates and at half its width, without the allowance for rounding.
 Controls: an attention weight of the original moved behind the bound's back; LayerNorm's constant halved; block errors
 left out; the carried direction left out; curvatures left out.
-
-The networks are tiny ones in float64: random, or with neurons that are near-duplicates.
 """
 
 from __future__ import annotations
@@ -18,15 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ntkfusion.compression.compress_model import compress
-from ntkfusion.compression.methods.mlp_fusion import MLPFusion, fuse
-from ntkfusion.models.bert.config import BertConfig
+from ntkfusion.compression.methods.mlp_fusion import MLPFusion
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.models.config import ModelConfig
-from ntkfusion.models.model import Model, random_model
+from ntkfusion.models.model import Model
 from ntkfusion.theory.networks.block_change import Gap
 from ntkfusion.theory.networks.layer_norm_bound import NormWeights, norm_change, reach
 from ntkfusion.theory.networks.layer_step import LAYER_TERMS, LayerTerms
@@ -34,73 +29,15 @@ from ntkfusion.theory.networks.network_bounds import NetworkBound, network_bound
 from ntkfusion.theory.networks.network_errors import network_errors
 from ntkfusion.theory.networks.network_weights import LayerTrace, LayerWeights
 from ntkfusion.utils.parameter_paths import with_subtree
-from ntkfusion.verification.bounds import FAST
-from ntkfusion.verification.cases import clusters_of, normal, planted_labels, repeated
 from ntkfusion.verification.check import Check, Scope, quick_compilation
+from ntkfusion.verification.networks import TINY, Inputs, double_model, planted_networks, tiny_batch
 from ntkfusion.verification.outcome import CheckOutcome, CheckRow, Control
 from ntkfusion.verification.real_blocks import packaged_network
-
-#: Keyword arguments of `Model.apply`.
-Inputs = dict[str, Any]
-
-TINY = BertConfig(
-    vocab_size=50,
-    hidden_size=12,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=16,
-    max_position_embeddings=8,
-    initializer_range=0.15,
-    num_labels=3,
-)
-
-
-def double_model(config: ModelConfig, seed: int = 0) -> Model:
-    """A random model in float64 whose biases and LayerNorms are random too."""
-    leaves, tree = jax.tree.flatten(jax.jit(lambda: random_model(config, seed).params, compiler_options=FAST)())
-    arrays = [np.asarray(leaf, np.float64) for leaf in leaves]
-    wider = [array + 0.1 * normal(100 * seed + i, *array.shape) * (array.ndim == 1) for i, array in enumerate(arrays)]
-    return Model(config, jax.tree.unflatten(tree, [jnp.asarray(array) for array in wider]))
-
-
-def planted_networks(model: Model, residual: float, seed: int = 0) -> tuple[Model, Model]:
-    """A model whose neurons come in pairs that differ by `residual` of their size, and its fusion to half (V1).
-
-    Args:
-        model: in float64, with dense blocks; the first half of every block's neurons is used.
-        residual: root mean square of what is added to weights, as a part of theirs.
-        seed: of what is added.
-
-    Returns:
-        Original and compressed model.
-    """
-    originals, fused = {}, {}
-    for index, block in enumerate(model.mlp_blocks()):
-        assert isinstance(block, MLPBlock)
-        sizes = [2] * (block.hidden_width // 2)
-        twice = repeated(block.fold(), sizes)
-        noisy = {name: _moved(array, residual, 1000 * seed + index) for name, array in twice.parameters().items()}
-        originals[index] = twice.replace(**noisy)
-        fused[index] = fuse(originals[index], clusters_of(originals[index], planted_labels(sizes)), "v1")
-    return model.replace_mlp_blocks(originals), model.replace_mlp_blocks(fused)
-
-
-def tiny_batch(seed: int = 0, batch: int = 2, length: int = 5) -> Inputs:
-    """Token ids, the last two of the last row being padding."""
-    ids = jax.random.randint(jax.random.key(seed), (batch, length), 1, TINY.vocab_size)
-    return {"input_ids": ids, "attention_mask": jnp.ones_like(ids).at[-1, -2:].set(0)}
-
-
-def _moved(array: Float[Array, "*s"], residual: float, seed: int) -> Float[Array, "*s"]:
-    size = jnp.sqrt(jnp.mean(array * array))
-    return array + residual * size * jnp.asarray(normal(seed + array.size, *array.shape))
-
 
 #: Of z and u, or behind a layer: the whole and the layer's own.
 Directions = tuple[jax.Array, jax.Array]
 
 RESIDUALS = (1e-4, 1e-2, 0.3)
-
 FORMS: dict[str, dict[str, Any]] = {
     "first order": {},
     "every part by itself": {"first_order": False},

@@ -209,7 +209,7 @@ UNTOUCHED = """
 
     before, names, path = attributes(), modules(), list(sys.meta_path)
     warnings.simplefilter("error")
-    from ntkfusion.kernels.neural_tangents import load_neural_tangents, reference_kernel
+    from ntkfusion.kernels.oracles.neural_tangents import load_neural_tangents, reference_kernel
     nt = load_neural_tangents()
     assert nt is sys.modules["neural_tangents"] and load_neural_tangents() is nt
     for _ in range(2):

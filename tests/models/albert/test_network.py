@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
@@ -70,7 +71,8 @@ def test_gradient_of_a_shared_block_is_the_sum_over_its_layers(x64):
 
 def test_more_groups_than_the_file_has(tmp_path):
     save_model(random_weights(SMALL), tmp_path, overwrite=True)
-    file = tmp_path / "config.json"
+    weights, file = tmp_path / "model.safetensors", tmp_path / "config.json"
+    save_file(load_file(weights), weights)  # as others write it: it says nothing about its configuration
     file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 500, "num_hidden_groups": 500}))
     with pytest.raises(CheckpointError, match="asks for 500 layers, the weights have 2"):
         load_model(tmp_path)

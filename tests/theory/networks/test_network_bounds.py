@@ -19,7 +19,7 @@ from ntkfusion.theory.blocks.pairs import pair_blocks
 from ntkfusion.theory.networks.block_change import Gap, bounded_gap, measured_gap
 from ntkfusion.theory.networks.layer_step import LAYER_TERMS
 from ntkfusion.theory.networks.network_weights import known_config
-from ntkfusion.verification.statements.network_bound import TINY, double_model, planted_networks, tiny_batch
+from ntkfusion.verification.networks import TINY, double_model, planted_networks, tiny_batch
 
 # arrays are tiny: compiling is what takes time
 pytestmark = pytest.mark.usefixtures("quick_compilation")

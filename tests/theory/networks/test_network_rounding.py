@@ -13,7 +13,7 @@ import ntkfusion as nf
 from ntkfusion.models.activations import get_activation
 from ntkfusion.theory.networks.network_rounding import layer_rounding
 from ntkfusion.theory.networks.network_weights import embedded, network_layers, run_layer, visibility
-from ntkfusion.verification.statements.network_bound import TINY, double_model, tiny_batch
+from ntkfusion.verification.networks import TINY, double_model, tiny_batch
 
 LONG = np.longdouble
 pytestmark = pytest.mark.skipif(np.finfo(LONG).eps > 2.0**-60, reason="NumPy's longdouble is float64 here")

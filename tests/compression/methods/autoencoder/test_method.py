@@ -22,7 +22,7 @@ D, M = 16, 24
 
 def compress(blocks=None, workspace=None, **options):
     blocks = [dense_block(D, M, D, seed=seed) for seed in (1, 2)] if blocks is None else blocks
-    method = nf.compression.Autoencoder(**{"width": 0.5, "training": QUICK, **options})
+    method = nf.compression.Autoencoder(**{"keep_ratio": 0.5, "training": QUICK, **options})
     return blocks, method.compress(blocks, workspace or Workspace())
 
 
@@ -106,7 +106,7 @@ def test_a_ratio_is_kept_matrix_by_matrix():
 
 
 def test_nothing_is_coded_where_nothing_is_saved():
-    for options in ({"width": 1.0}, {"ratio": 1.0}):
+    for options in ({"keep_ratio": 1.0}, {"ratio": 1.0}):
         blocks, compressed = compress(**options)
         jax.tree.map(np.testing.assert_array_equal, compressed.blocks, tuple(block.fold() for block in blocks))
 

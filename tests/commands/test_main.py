@@ -90,6 +90,7 @@ def test_compare_writes_a_whole_report(report):
     assert not [file for file in report.parent.iterdir() if file != report]
 
 
+@pytest.mark.wide
 def test_same_seed_same_numbers_another_seed_others(report, tmp_path):
     fast = ["--methods", "mlp-fusion", "svd", "sketch", *FAST]
     chosen = [row for row in numbers(report) if row["method"] in ("mlp-fusion", "sketch", "svd")]
@@ -101,6 +102,7 @@ def test_same_seed_same_numbers_another_seed_others(report, tmp_path):
         assert one["parameters"] == other["parameters"]
 
 
+@pytest.mark.wide
 def test_existing_results_are_kept_unless_asked(report, capsys, monkeypatch):
     before = (report / "results.json").read_bytes()
     code, _, err = run(capsys, "compare", "minilm", *FAST, "--out", report)

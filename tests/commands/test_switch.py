@@ -71,6 +71,7 @@ def report(folder, text, tmp_path_factory):
     return out
 
 
+@pytest.mark.wide
 def test_experts_are_compared_one_by_one(report, folder, text):
     model, rows = nf.load_model(folder), read_comparison(report / "results.json").rows
     assert [(row.layer, row.width) for row in rows] == [(layer, 0.25) for layer in range(3)]

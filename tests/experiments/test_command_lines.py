@@ -29,6 +29,7 @@ def test_every_experiment_is_there():
         assert f" {folder}" in readme, f"experiments/README.md lacks the command of {folder}"
 
 
+@pytest.mark.wide
 def test_help_of_a_folder_and_of_a_module():
     as_folder = text_of("experiments/bound_tightness")
     assert as_folder.startswith("usage: experiments/bound_tightness")

@@ -42,6 +42,7 @@ def measured():
     return planned, progress.steps, run(planned, progress)
 
 
+@pytest.mark.wide
 def test_rows_are_what_the_library_gives_by_hand(measured, minilm):
     planned, _, result = measured
     held_out = collect_block_inputs(minilm, planned.split.held_out, max_tokens=24, seed=0)

@@ -16,6 +16,7 @@ def relative(changed, original):
     return np.linalg.norm(np.asarray(changed) - np.asarray(original)) / np.linalg.norm(original)
 
 
+@pytest.mark.wide
 def test_every_expert_is_measured_on_the_tokens_that_it_gets():
     # experts 0 and 1 get 14 and 11 tokens, expert 2 one, expert 3 none
     router, counts = 5 * jnp.eye(5)[:, :4], (14, 11, 1, 0)

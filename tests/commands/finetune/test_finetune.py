@@ -152,6 +152,7 @@ def test_a_seed_that_was_added_and_interrupted_is_gone_on_with(folder, table, tm
     assert len(json.loads((out / "results.json").read_text())["seeds"]) == 2
 
 
+@pytest.mark.wide
 def test_compression_and_tuning_are_not_done_again(folder, table, tmp_path, monkeypatch):
     words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--format", "ntkfusion")
     words += ("--compress", "random-neurons", "--width", "0.5", "--tune-layers")
@@ -175,6 +176,7 @@ def test_compression_and_tuning_are_not_done_again(folder, table, tmp_path, monk
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 5]
 
 
+@pytest.mark.wide
 def test_rates_may_name_what_compression_makes(folder, table, tmp_path, capsys):
     words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--format", "none", "--compress", "svd")
     command(*words, "--rates", "*/mlp/left1=0.5", "--out", tmp_path / "run")

@@ -107,6 +107,7 @@ def test_constants_are_the_optimum_that_another_solver_finds(x64, kind):
     assert relative_error(block_kernel(matched.block, x, kind=kind), reference) == pytest.approx(best, rel=1e-3)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_function_stays_and_the_kernel_comes_closer(x64, name):
     block, x, original = BLOCKS[name](), normal(1, 9, 5), original_block()
@@ -118,6 +119,7 @@ def test_the_function_stays_and_the_kernel_comes_closer(x64, name):
         assert relative_error(block_kernel(matched, x, kind=kind), reference) < before
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_coinciding_neurons_are_matched_exactly(x64, kind):
     """Theorem 1 says which constants these are: V1's for the sign kernel, V4's for the SGD kernel."""

@@ -104,6 +104,7 @@ def test_reports_say_what_is_stored_and_how_close_it_is(model):
     assert report.cosine == pytest.approx(cosines.mean(), rel=1e-4)
 
 
+@pytest.mark.wide
 def test_an_autoencoder_shares_a_decoder_among_the_layers(model):
     codec = Autoencoder(ratio=1.8, training=QUICK)
     heard = []

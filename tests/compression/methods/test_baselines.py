@@ -89,6 +89,7 @@ def test_sketch_keeps_the_top_and_sketches_the_rest():
     np.testing.assert_array_equal(small.w2[:6], block.w2[top])
 
 
+@pytest.mark.wide
 def test_sketch_is_unbiased_for_the_product_of_the_weights(x64):
     """E[S Sᵀ] = I, so the mean of W1 S Sᵀ W2 over seeds tends to W1 W2."""
     block = dense_block(3, 20, 3)
@@ -111,6 +112,7 @@ def test_random_neurons_are_neurons_counted_m_over_c_times():
     assert only(RandomNeurons(1 / 3, rescale=False), block).q is None
 
 
+@pytest.mark.wide
 def test_rescaled_random_neurons_have_an_unbiased_output(x64):
     block, x = dense_block(3, 12, 3).replace(b2=None), normal(1, 2, 3)
     outputs = np.stack([only(RandomNeurons(0.5), block, seed)(x) for seed in range(400)])

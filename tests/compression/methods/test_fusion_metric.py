@@ -45,6 +45,7 @@ def test_sensitivities_are_mean_squares_of_the_first_order_changes(x64, activati
     np.testing.assert_allclose(out, jnp.mean(by_output**2, axis=0), rtol=1e-10)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("biases", [True, False])
 def test_squared_distances_add_the_two_mean_squares(x64, monkeypatch, biases):
     monkeypatch.setattr("ntkfusion.compression.methods.mlp_fusion.SHRINKAGE", 0.0)
@@ -78,6 +79,7 @@ def test_needs_calibration_inputs():
         MLPFusion(metric="data").compress([dense_block()], Workspace(0))
 
 
+@pytest.mark.wide
 def test_lowers_the_error_on_other_sentences(minilm):
     """On text that it has not seen, by a tenth at least, with the same number of neurons."""
     sentences, layer = sample_sentences(), 4

@@ -62,6 +62,7 @@ def test_kernel_benchmark_fills_every_table(tmp_path, capsys):
     assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.wide
 def test_who_needs_too_much_is_a_row_and_not_a_crash():
     """One limit for all: the closed form stays below, gigabytes of Jacobians do not; nobody finishes in a hurry."""
     problem = {"d": 128, "m": 256, "o": 256, "n": 32, "seed": 0}

@@ -17,6 +17,7 @@ def test_without_the_file_of_bert_tiny(tmp_path, monkeypatch):
         bert_tiny_cases(2, 2, 0)
 
 
+@pytest.mark.wide
 def test_a_layer_is_measured_once(tmp_path, data_dir, monkeypatch, capsys):
     monkeypatch.setenv("NTKFUSION_DATA_DIR", str(data_dir))
     options = TightnessOptions(

@@ -32,6 +32,7 @@ def relative(new, old):
     return np.linalg.norm(np.asarray(new) - np.asarray(old)) / np.linalg.norm(np.asarray(old))
 
 
+@pytest.mark.wide
 def test_blocks_by_hand_and_again_without_work(tmp_path, minilm, capsys):
     out, methods = tmp_path / "out", ("structured-pruning", "random-neurons", "no-such-method")
     results = run(out, methods=methods)

@@ -71,6 +71,7 @@ def test_bert_equals_dense_jacobian_in_float64(x64, kind):
     assert relative(network_kernel(f, params, x, kind=kind, memory_limit="140KiB"), oracle[:5, :5]) <= 1e-12
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", wide_unless(lambda kind: kind == "sgd", KINDS))
 def test_bert_equals_float64_oracle_in_float32(kind):
     f, params, x, z = bert(jnp.float32)
@@ -122,6 +123,7 @@ def oracle_of_part(f, params, x, name, kind):
     return jax.jit(lambda p, x: dense_kernel(g, p, x, kind=kind, trace=False))({name: params[name]}, x)
 
 
+@pytest.mark.wide
 def test_minilms_first_layer_equals_dense_jacobian(x64):
     f, params, x = minilm_problem(3, 8)
     for kind in KINDS:
@@ -271,6 +273,7 @@ def test_bad_requests_say_what_is_wrong(arguments, message):
         network_kernel(**given)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_side_by_side_change_nothing(x64, kind, monkeypatch):
     """As for large matrices: several tiles at a time, in both directions, with remainders; small and large tables."""

@@ -151,6 +151,7 @@ def bert(dtype):
     return f, jax.tree.map(lambda leaf: leaf.astype(dtype), model.params), tokens(3, 3, 6, 23)
 
 
+@pytest.mark.wide
 def test_bert_in_float64(x64):
     f, params, x = bert(jnp.float64)
     expected = compiled_dense_kernel(f, params, x)

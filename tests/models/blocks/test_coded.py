@@ -134,6 +134,7 @@ def test_block_kernels_of_codes_are_refused():
     assert nf.block_kernel(as_dense_weights(block), x).shape == (3, 3)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ["sgd", "sign"])
 def test_the_kernel_of_the_stored_numbers_is_the_network_kernel(x64, kind):
     """What the refusal advises, against a dense Jacobian."""

@@ -73,6 +73,7 @@ def test_the_best_epoch_is_kept_and_the_seed_decides():
     assert one.losses != other.losses
 
 
+@pytest.mark.wide
 def test_curved_rows_are_coded_better_than_by_the_svd_and_noise_is_not():
     """At equal numbers: 512 rows of 24; latents of 3, decoder and norms are 2,468, rank 4 is 2,144, rank 5 is 2,680."""
     training = AutoencoderTraining(epochs=100, batch=32, rate=3e-3)

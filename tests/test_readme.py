@@ -36,6 +36,7 @@ def test_commands_are_understood():
     assert len(commands) > 10
 
 
+@pytest.mark.wide
 def test_the_script_of_the_theory_checks_bounds(capsys):
     code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "theory.md").read_text("utf-8"), re.DOTALL))
     exec(compile(code, "theory.md", "exec"), {})

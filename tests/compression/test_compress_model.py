@@ -16,6 +16,7 @@ TINY = nf.BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=3, num_atte
 IDS = jnp.array([[1, 5, 9, 2]])
 
 
+@pytest.mark.wide
 def test_only_the_chosen_layers_change():
     model = nf.random_model(TINY)
     small, reports = nf.compress(model, nf.MLPFusion(keep_ratio=0.5), layers=[2, 0])
@@ -52,6 +53,7 @@ def test_constants_get_no_gradient_and_stay_out_of_the_parameters():
     assert small.constants["layer_0"]["mlp"].keys() == {"q", "r"}
 
 
+@pytest.mark.wide
 def test_a_compressed_model_can_be_compressed_again():
     once, _ = nf.compress(nf.random_model(TINY), nf.MLPFusion(0.5))
     twice, _ = nf.compress(once, nf.MLPFusion(0.5))

@@ -109,4 +109,4 @@ def test_the_library_takes_nothing_but_metrics_from_scikit_learn():
         for path in package.rglob("*.py")
         for line in re.findall(r"^\s*(?:from|import) sklearn.*", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    assert lines == {("training/metrics.py", "sklearn.metrics")}
+    assert lines == {("training/evaluation.py", "sklearn.metrics")}

@@ -141,6 +141,7 @@ def test_numbers_out_of_range(options, message):
         MLPFusion(**options)
 
 
+@pytest.mark.wide
 def test_the_ends_of_the_kappa_family_are_v1_and_v4(x64):
     block = dense_block(4, 20, 4)
     clusters = kmeans(neuron_vectors(block), 6)
@@ -169,6 +170,7 @@ def outputs_after_training(block, kappa, x, y, steps=25):
     return block.replace(**jax.lax.fori_loop(0, steps, step, block.parameters()))(x)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_kappa_keeps_the_whole_trajectory_of_its_update_law(x64, activation):
     block = duplicated_block(SIZES, activation=activation)
@@ -194,6 +196,7 @@ def test_blocks_are_clustered_as_they_would_be_alone():
         jax.tree.map(np.testing.assert_array_equal, alone, together[index])
 
 
+@pytest.mark.wide
 def test_layers_share_a_budget_by_inertia():
     """A block of eight neurons in many copies needs no more than eight; the rest goes to the one that has no copies."""
     simple, hard = duplicated_block(SIZES, d=4, o=4), dense_block(4, sum(SIZES), 4, seed=1)
@@ -213,6 +216,7 @@ def test_mixtures_share_no_budget():
         MLPFusion(allocation="inertia").compress([mixture_block()], Workspace(0))
 
 
+@pytest.mark.wide
 def test_mixtures_are_fused_expert_by_expert():
     mixture = mixture_block(4, 12, 4)
     small = MLPFusion(keep_ratio=0.5).compress([mixture], Workspace(0)).blocks[0]

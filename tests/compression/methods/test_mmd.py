@@ -73,6 +73,7 @@ def unscaled(small):
     return np.asarray(neuron_vectors(small)) / 2
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("rate", "best"), [(3e-2, "last"), (0.5, "on the way"), (100.0, "first")])
 def test_points_are_the_best_of_the_reference(x64, rate, best):
     """25 steps: two calls of ten and a rest, from points that coincide with neurons."""
@@ -111,6 +112,7 @@ def test_float32_keeps_its_digits_far_from_the_origin():
     assert relative(gradient, jnp.asarray(expected, jnp.float32)) < 1e-3
 
 
+@pytest.mark.wide
 def test_neurons_that_all_coincide_have_a_gradient():
     one = dense_block(D, 1, D)
     block = one.replace(w1=jnp.tile(one.w1, (1, 8)), b1=jnp.tile(one.b1, 8), w2=jnp.tile(one.w2, (8, 1)))

@@ -67,6 +67,7 @@ def test_refit_of_a_factorized_block_changes_its_last_factor_only(block, tokens,
     assert relative_error(refitted(tokens), block(tokens)) < relative_error(small(tokens), block(tokens))
 
 
+@pytest.mark.wide
 def test_tuning_brings_output_and_kernels_closer_on_tokens_it_has_not_seen(block, tokens, workspace):
     start, _ = refit_output(compress(ActiveNeurons(0.5), block, workspace), block, tokens)
     tuned, details = tune(start, block, tokens, jax.random.key(0), SHORT)
@@ -117,6 +118,7 @@ def test_what_cannot_be_tuned_is_refused(block, start, shape, message):
         tune.__wrapped__(start, block, normal(1, *shape), jax.random.key(0), SHORT)
 
 
+@pytest.mark.wide
 def test_the_target_changes_constants_and_kernels_but_not_the_function(block, tokens, workspace):
     blocks = {t: compress(NTKFusion(0.5, target=t, tuning=SHORT), block, workspace) for t in ("sgd", "sign", "both")}
     for kind, other in (("sgd", "sign"), ("sign", "sgd")):

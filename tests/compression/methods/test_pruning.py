@@ -133,6 +133,7 @@ def test_errors_fall_with_the_width_to_nothing(x64, name):
     assert errors[2] < 0.4
 
 
+@pytest.mark.wide
 def test_looking_at_the_inputs_pays(x64):
     """Inputs of very different sizes: magnitudes mislead, what reaches the weights does not."""
     block = dense_block(8, 40, 8, biases=False)

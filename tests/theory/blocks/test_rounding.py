@@ -77,6 +77,7 @@ def test_activations_are_evaluated_within_the_stated_error(x64, name):
             assert error <= Decimal(ACTIVATION_ULPS * UNIT * scale), (name, order, point, error)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_outputs_of_equal_functions_differ_less_than_the_allowance_and_not_by_much_less(x64, scale):
     """V4 of a block with one neuron per cluster computes the same numbers by other operations."""

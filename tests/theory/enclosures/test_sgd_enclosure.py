@@ -23,6 +23,7 @@ def check(seed, activation, scale, clusters, **kind):
     assert_limits_close(found, error, (1 + scale) ** 2 * (1 + size))
 
 
+@pytest.mark.wide
 @on_few_cases
 def test_limits_hold_and_close(seed, activation, scale, clusters, kind):
     with jax.enable_x64(True):
@@ -36,6 +37,7 @@ def test_limits_hold_and_close_on_many(seed, activation, scale, clusters, kind):
         check(seed, activation, scale, clusters, **kind)
 
 
+@pytest.mark.wide
 def test_at_share_one_it_is_the_error_of_dense_jacobians(x64):
     original, fused, labels, x = random_case(0, "gelu")
     x, z = x[:3], x[2:]

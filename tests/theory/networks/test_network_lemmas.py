@@ -132,6 +132,7 @@ def attention_excess(weights, x, delta, eps):
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("weight_scale", [0.1, 3.0])
 def test_attention(x64, weight_scale):
     count = 1500
@@ -200,6 +201,7 @@ def test_spectral_bound(x64, shape, scale):
     assert float(exact) <= float(found) <= 1.06 * float(exact)
 
 
+@pytest.mark.wide
 def test_balls(x64):
     """Linear maps, tanh and LayerNorm: e = D + r with |r| = ρ stays inside."""
     count = 5000

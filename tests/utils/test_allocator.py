@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs
 #: Pages that 256 MiB cost the second time that they are asked for.
 FAULTS = """
 import resource, sys
-from ntkfusion.allocator import keep_freed_memory
+from ntkfusion.utils.allocator import keep_freed_memory
 
 assert "jax" not in sys.modules
 taken = keep_freed_memory() if sys.argv[1] == "keep" else False
@@ -33,7 +33,7 @@ print(taken, faults())
 #: Mebibytes before and behind the call: 200 of them were freed below a block that is still there.
 TRIM = """
 from pathlib import Path
-from ntkfusion.allocator import give_back_memory
+from ntkfusion.utils.allocator import give_back_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20

@@ -138,7 +138,7 @@ def reference_kernel(
         NeuralTangentsError: if neural-tangents is missing or does not work with this JAX.
 
     >>> import jax.numpy as jnp
-        >>> reference_kernel(
+    >>> reference_kernel(
     ...     lambda params, x: x @ params, jnp.ones((2, 3)), jnp.eye(2), implementation="ntk-vector-products")
     Array([[1., 0.],
            [0., 1.]], dtype=float32)

@@ -57,7 +57,7 @@ def negative_part(difference: np.ndarray, size: float) -> float:
     return max(0.0, -float(np.linalg.eigvalsh(difference)[0]) / size)
 
 
-def between(name: str, old: np.ndarray, new: np.ndarray, low: float, high: float) -> CheckRow:
+def between(name: str, old: np.ndarray, new: np.ndarray, low: int, high: int) -> CheckRow:
     """The comparison low K ≼ K̃ ≼ high K."""
     size = float(np.linalg.eigvalsh(new)[-1])
     found = [negative_part(new - low * old, size), negative_part(high * old - new, size)]

@@ -22,7 +22,8 @@ from ntkfusion.models.model import abstract_params
 from ntkfusion.models.switch.config import SwitchConfig, switch_hf_config
 from ntkfusion.models.switch.names import SWITCH
 
-pytestmark = pytest.mark.wide
+#: Compiled as for users: rounding moves where descents end.
+pytestmark = [pytest.mark.wide, pytest.mark.optimised]
 
 STORED = json.loads((Path(__file__).parents[1] / "stored/golden.json").read_text())
 SIZES = {"vocab_size": 30522, "hidden_size": 16}

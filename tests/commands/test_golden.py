@@ -9,18 +9,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import ntkfusion as nf
 from ntkfusion.commands.main import main
 from ntkfusion.models.bert.config import BertConfig, RobertaConfig
 from ntkfusion.models.gpt2.config import GPT2Config
-from ntkfusion.models.model import abstract_params
-from ntkfusion.models.switch.config import SwitchConfig, switch_hf_config
-from ntkfusion.models.switch.names import SWITCH
+from tests.helpers.switch_folder import FEW, SENTENCES, save_switch
 
 #: Compiled as for users: rounding moves where descents end.
 pytestmark = [pytest.mark.wide, pytest.mark.optimised]
@@ -35,22 +31,6 @@ MODELS = {
     "roberta": RobertaConfig(**ENCODER, head="masked-lm"),
     "gpt2": GPT2Config(**SIZES, n_layer=2, n_head=2, n_positions=64, head="causal-lm"),
 }
-MIXTURES = SwitchConfig(
-    vocab_size=30522,
-    hidden_size=8,
-    d_kv=4,
-    d_ff=16,
-    num_encoder_layers=2,
-    num_decoder_layers=1,
-    num_heads=2,
-    num_experts=3,
-    encoder_sparse_step=2,
-    decoder_sparse_step=1,
-    eos_token_id=102,
-)
-WORDS = ("film", "plot", "actor", "scene", "music", "ending", "story", "hero")
-SENTENCES = [f"the {one} was {how} but the {two} was not" for one in WORDS for two in WORDS for how in ("dull", "fine")]
-FEW = ("--tokens", "40", "--calibration-tokens", "60", "--restarts", "2")
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +40,11 @@ def folder(tmp_path_factory, minilm):
     for name, config in MODELS.items():
         model = nf.random_model(config, seed=1)
         nf.save_model(dataclasses.replace(model, tokenizer=minilm.tokenizer), folder / name)
-    _save_mixtures(folder / "switch", minilm.tokenizer)
+    save_switch(folder / "switch", minilm.tokenizer)
     (folder / "text.txt").write_text("\n".join(SENTENCES))
     rows = [f"{'a good day' if i % 2 else 'the bad film'} number {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
     (folder / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     return folder
-
-
-def _save_mixtures(path, tokenizer):
-    path.mkdir()
-    rng = np.random.default_rng(2)
-    params = jax.tree.map(lambda a: (0.5 * rng.normal(size=a.shape)).astype(np.float32), abstract_params(MIXTURES))
-    tensors = SWITCH.named_tensors(params, head=None)
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(switch_hf_config(MIXTURES)))
-    tokenizer.save_pretrained(path)
 
 
 COMPARISONS = {

@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import ntkfusion as nf
 from ntkfusion.commands.compare.options import Compare
 from ntkfusion.commands.compare.run import plan as plan_comparison
 from ntkfusion.commands.main import main
-from ntkfusion.models.model import abstract_params
-from ntkfusion.models.switch.config import SwitchConfig
-from ntkfusion.models.switch.config import switch_hf_config as hf_config
-from ntkfusion.models.switch.names import SWITCH
 from ntkfusion.reporting.kernel_file import load_kernel_file
 from ntkfusion.reporting.results import read_comparison
 from tests.helpers.blocks import relative
-
-CONFIG = SwitchConfig(
-    vocab_size=30522,
-    hidden_size=8,
-    d_kv=4,
-    d_ff=16,
-    num_encoder_layers=2,
-    num_decoder_layers=1,
-    num_heads=2,
-    num_experts=3,
-    encoder_sparse_step=2,
-    decoder_sparse_step=1,
-    eos_token_id=102,
-)
-#: Short sentences, all of one padded length: few programs are compiled.
-WORDS = ("film", "plot", "actor", "scene", "music", "ending", "story", "hero")
-SENTENCES = [f"the {one} was {how} but the {two} was not" for one in WORDS for two in WORDS for how in ("dull", "fine")]
-FEW = ("--tokens", "40", "--calibration-tokens", "60", "--restarts", "2")
+from tests.helpers.switch_folder import FEW, SENTENCES, save_switch
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, minilm):
     """The model's folder: MiniLM's tokenizer, random weights."""
-    path, rng = tmp_path_factory.mktemp("models") / "switch", np.random.default_rng(2)
-    path.mkdir()
-    params = jax.tree.map(lambda leaf: (0.5 * rng.normal(size=leaf.shape)).astype(np.float32), abstract_params(CONFIG))
-    tensors = SWITCH.named_tensors(params, head=None)
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(hf_config(CONFIG)))
-    minilm.tokenizer.save_pretrained(path)
-    return path
+    return save_switch(tmp_path_factory.mktemp("models") / "switch", minilm.tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def oracle(request):
 #: Memory maps of a process above which compiled programs are dropped: Linux allows 65530, and XLA crashes there.
 MANY_MAPS = 20_000
 #: Bytes in memory above which they are dropped too: two workers shall fit beside other things on a small machine.
-MUCH_MEMORY = 1.8e9
+MUCH_MEMORY = 2.4e9
 
 
 def memory_maps():

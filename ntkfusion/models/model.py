@@ -272,5 +272,5 @@ def random_model(config: ModelConfig, seed: int = 0) -> Model:
     >>> [block.hidden_width for block in random_model(tiny).mlp_blocks()]
     [16, 16]
     """
-    variables = build_network(config).init(jax.random.key(seed), example_batch(config))
+    variables = jax.jit(build_network(config).init)(jax.random.key(seed), example_batch(config))
     return Model(config, dict(variables["params"]))

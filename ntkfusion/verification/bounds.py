@@ -101,6 +101,51 @@ def smooth_cases(cases: Sequence[BlockCase]) -> list[BlockCase]:
 
 
 @dataclasses.dataclass(frozen=True)
+class InputBoundCheck:
+    """The check of a bound that has a number per input: against V1, in all its forms.
+
+    Attributes:
+        compare: the compiled comparison of terms, original, fused block, pair and inputs.
+        form: the form of it that controls must violate.
+        bound: that form, as `term_controls` takes it; its arguments are pair and inputs.
+        terms: what the bound is made of.
+        switches: as in `term_controls`.
+        counted: what the comparisons count.
+        real_inputs: how many inputs of real blocks are compared; by default all.
+    """
+
+    compare: Callable[..., Compared]
+    form: str
+    bound: SwitchedBound
+    terms: Terms
+    switches: dict[str, tuple[str, float]]
+    counted: str = "numbers"
+    real_inputs: int | None = None
+
+    def run(self, scope: Scope) -> CheckOutcome:
+        """Synthetic and real blocks."""
+        cases = synthetic_cases(scope)
+        found = [(case, self.measure(case)) for case in (*cases, *real_cases(scope))]
+        return CheckOutcome(rows_of(found, self.counted), tuple(self.controls(cases)))
+
+    def controls(self, cases: Sequence[BlockCase]) -> list[Control]:
+        """What must violate the bound."""
+        wrong = (self.measure(case, perturbed(case.original))[self.form] for case in cases)
+        changed = Control("an original changed behind the bound's back", violated(wrong))
+        smooth = smooth_cases(cases)
+        errors = [self.measure(case)[self.form][0] for case in smooth]
+        arguments = [(pair_blocks(case.original, case.fused("v1"), case.labels), case.x) for case in smooth]
+        return [changed, *term_controls(errors, arguments, self.bound, self.terms, self.switches)]
+
+    def measure(self, case: BlockCase, original: MLPBlock | None = None) -> Compared:
+        """A case against V1, its original exchanged or not."""
+        fused = case.fused("v1")
+        pair = pair_blocks(case.original, fused, case.labels)
+        x = case.x[: self.real_inputs] if case.is_real else case.x
+        return self.compare(self.terms, case.original if original is None else original, fused, pair, x)
+
+
+@dataclasses.dataclass(frozen=True)
 class KernelBoundCheck:
     """The check of a kernel's bound: in all its forms for one variant, in its tight form for another one.
 

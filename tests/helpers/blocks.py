@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.gated import GatedBlock
@@ -12,7 +16,16 @@ from ntkfusion.models.blocks.mixture import MixtureBlock
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0, dtype=None) -> jax.Array:
-    return scale * jax.random.normal(jax.random.key(seed), shape, dtype or jnp.zeros(0).dtype)
+    """`scale` times ``jax.random.normal(jax.random.key(seed), shape, dtype)``, without a program for every shape."""
+    count, dtype = math.prod(shape), dtype or jnp.zeros(0).dtype
+    drawn = _drawn(jnp.uint32(seed), numbers=4 ** math.ceil(math.log(max(count, 64), 4)), dtype=jnp.dtype(dtype))
+    return jnp.asarray(np.asarray(drawn)[:count].reshape(shape) * np.asarray(scale, drawn.dtype))
+
+
+@partial(jax.jit, static_argnames=("numbers", "dtype"))
+def _drawn(seed, numbers, dtype):
+    # the first numbers do not depend on how many are drawn
+    return jax.random.normal(jax.random.key(seed), (numbers,), dtype)
 
 
 def dense_block(d=5, m=7, o=3, *, activation="gelu", biases=True, constants=False, seed=0, scale=1.0) -> MLPBlock:

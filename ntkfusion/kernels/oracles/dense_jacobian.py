@@ -36,7 +36,7 @@ def jacobian(f: Function, params: dict[str, PyTree], x: PyTree) -> dict[str, Flo
     Returns:
         {entry: [N, o, its number of parameters]}.
     """
-    jac = jax.vmap(jax.jacrev(f), (None, 0))(params, x)
+    jac = jax.jit(jax.vmap(jax.jacrev(f), (None, 0)))(params, x)
 
     def flat(tree: PyTree) -> Float[Array, "N o p"]:
         return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(tree)], axis=-1)

@@ -16,21 +16,10 @@ import jax.numpy as jnp
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import Supremum
 from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
-from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
+from ntkfusion.theory.blocks.pairs import FusedPair
 from ntkfusion.theory.blocks.signal_bounds import SIGNAL_TERMS, SignalTerms, signal_bound_of
-from ntkfusion.verification.bounds import (
-    FAST,
-    SUPREMUM,
-    Compared,
-    perturbed,
-    rows_of,
-    smooth_cases,
-    term_controls,
-    violated,
-)
-from ntkfusion.verification.cases import BlockCase, real_cases, synthetic_cases
-from ntkfusion.verification.check import Check, Scope
-from ntkfusion.verification.outcome import CheckOutcome, Control
+from ntkfusion.verification.bounds import FAST, SUPREMUM, Compared, InputBoundCheck
+from ntkfusion.verification.check import Check
 
 #: Inputs of real blocks: each has a Jacobian of o d numbers.
 REAL_INPUTS = 8
@@ -48,39 +37,12 @@ def compare(terms: SignalTerms, original: MLPBlock, fused: MLPBlock, pair: Fused
     return {"norm": (jnp.linalg.norm(gap, axis=(1, 2)), signal_bound_of(pair, evaluate_unchecked(pair, x), terms))}
 
 
-def inputs_of(case: BlockCase) -> jax.Array:
-    """All inputs of a synthetic block, a few of a real one."""
-    return case.x[:REAL_INPUTS] if case.is_real else case.x
-
-
-def measure(case: BlockCase, terms: SignalTerms, original: MLPBlock | None = None) -> Compared:
-    """A case against V1, its original exchanged or not."""
-    fused = case.fused("v1")
-    pair = pair_blocks(case.original, fused, case.labels)
-    return compare(terms, case.original if original is None else original, fused, pair, inputs_of(case))
-
-
 def bound(supremum: Supremum, terms: SignalTerms, pair: FusedPair, x: jax.Array) -> jax.Array:
     """The bound, of given suprema and terms."""
     return signal_bound_of(pair, evaluate_unchecked(pair, x, supremum), terms)
 
 
-def controls(cases: list[BlockCase], terms: SignalTerms) -> list[Control]:
-    """What must violate the bound."""
-    wrong = (measure(case, terms, perturbed(case.original))["norm"] for case in cases)
-    changed = Control("an original changed behind the bound's back", violated(wrong))
-    smooth = smooth_cases(cases)
-    errors = [measure(case, terms)["norm"][0] for case in smooth]
-    arguments = [(pair_blocks(case.original, case.fused("v1"), case.labels), case.x) for case in smooth]
-    return [changed, *term_controls(errors, arguments, bound, terms, SWITCHES)]
-
-
-def run(scope: Scope, terms: SignalTerms = SIGNAL_TERMS) -> CheckOutcome:
-    """Synthetic and real blocks."""
-    cases = synthetic_cases(scope)
-    found = [(case, measure(case, terms)) for case in (*cases, *real_cases(scope))]
-    return CheckOutcome(rows_of(found, "inputs"), tuple(controls(cases, terms)))
-
+BOUND = InputBoundCheck(compare, "norm", bound, SIGNAL_TERMS, SWITCHES, "inputs", REAL_INPUTS)
 
 CHECK = Check(
     name="signal-bound",
@@ -88,5 +50,5 @@ CHECK = Check(
         "The Jacobian of a fused block's output with respect to its input, hence the signal it sends back, is no "
         "further from the original's than the bound says."
     ),
-    run=run,
+    run=BOUND.run,
 )

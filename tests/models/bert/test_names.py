@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from ntkfusion.models.config import WITH_LABELS
 from ntkfusion.models.model import abstract_params
 from ntkfusion.models.registry import architecture_of, read_config, write_config
 from ntkfusion.utils.parameter_paths import path_of
+from tests.helpers.oracle import described, draw, write_checkpoint
 
 SIZES = {
     "vocab_size": 13,
@@ -55,18 +55,27 @@ def their_model(family, head, config):
     return getattr(transformers, family + HEADS[head])(contents)
 
 
+def their_parameters(model):
+    """Shapes of a PyTorch model's parameters, by name, those that are one array together."""
+    parameters = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameters.setdefault(id(parameter), {})[name] = list(parameter.shape)
+    return list(parameters.values())
+
+
 @pytest.mark.parametrize(
     ("family", "head", "tied"),
     [(family, head, True) for family in CONFIGS for head in HEADS] + [(f, "masked-lm", False) for f in CONFIGS],
 )
-def test_transformers_has_the_same_tensors(family, head, tied):
+def test_transformers_has_the_same_tensors(oracle, family, head, tied):
     config = configuration(family, head, tied)
     table, params = architecture_of(config).names, abstract_params(config)
     named = table.named_tensors(jax.tree.map(lambda leaf: np.empty(leaf.shape), params), head=head)
-    every = dict(their_model(family, head, config).named_parameters(remove_duplicate=False))
+    theirs = oracle(lambda torch: their_parameters(their_model(family, head, config)))
     # a tied parameter has two names, of which we have one
-    assert {id(every[name]) for name in named} == {id(parameter) for parameter in every.values()}
-    assert {name: array.shape for name, array in named.items()} == {name: tuple(every[name].shape) for name in named}
+    assert all(names.keys() & named.keys() for names in theirs)
+    shapes = {name: tuple(shape) for names in theirs for name, shape in names.items()}
+    assert {name: array.shape for name, array in named.items()} == {name: shapes[name] for name in named}
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert [table.find(table.tensor_of(path)).path for path in paths] == paths
 
@@ -85,11 +94,10 @@ def test_config_json_is_read_back(family):
     ("family", "head"),
     [("Bert", "ForPreTraining"), ("Albert", "ForPreTraining"), ("Bert", "ForNextSentencePrediction")],
 )
-def test_every_tensor_of_pretraining_heads_is_known(family, head):
+def test_every_tensor_of_pretraining_heads_is_known(oracle, family, head):
     config = CONFIGS[family]
-    names = getattr(transformers, family + head)(
-        getattr(transformers, f"{family}Config").from_dict(write_config(config))
-    ).state_dict()
+    theirs = getattr(transformers, f"{family}Config").from_dict(write_config(config))
+    names = oracle(lambda torch: list(getattr(transformers, family + head)(theirs).state_dict()))
     for name in names:
         assert (architecture_of(config).names.find(name) is None) != (
             architecture_of(config).names.reason_to_leave(name) is None
@@ -120,11 +128,10 @@ def test_other_names_have_no_place(name):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
-def test_head_is_found_by_its_tensors(family, head, tmp_path):
+def test_head_is_found_by_its_tensors(oracle, family, head, tmp_path):
     config = configuration(family, head)
-    their_model(family, head, config).save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": None}))
+    saved = oracle(lambda torch: described(their_model(family, head, config)))
+    write_checkpoint(tmp_path, saved["config"] | {"architectures": None}, draw(saved["shapes"]))
     model = load_model(tmp_path)
     assert (model.config.head, model.config.num_labels) == (head, config.num_labels)
     assert load_model(tmp_path, head=None).config.head is None

@@ -119,6 +119,7 @@ def test_more_restarts_are_never_worse():
     assert inertias[2] <= inertias[0]
 
 
+@pytest.mark.wide
 def test_the_best_restart_is_returned_and_all_are_told():
     result = kmeans(points := normal(0, 80, 6), 9, num_restarts=5, seed=1)
     assert result.restart_inertias.shape == result.restart_iterations.shape == (5,)
@@ -128,6 +129,7 @@ def test_the_best_restart_is_returned_and_all_are_told():
     check_consistent(points, result, 9)
 
 
+@pytest.mark.wide
 def test_batches_equal_single_calls():
     problems = [normal(0, 60, 4), normal(1, 60, 4), normal(2, 40, 3)]
     keys = [jax.random.fold_in(jax.random.key(5), index) for index in range(3)]
@@ -152,6 +154,7 @@ def test_the_second_call_compiles_nothing(caplog):
         jax.config.update("jax_log_compiles", False)
 
 
+@pytest.mark.wide
 def test_no_single_move_lowers_the_inertia(x64):
     points = normal(0, 40, 4)
     weights = jnp.exp(normal(1, 40))
@@ -173,6 +176,7 @@ def test_exchanges_lower_the_inertia_of_small_clusters():
     assert np.all(squared[np.arange(200), alone.labels] <= squared.min(axis=1) + 1e-5)
 
 
+@pytest.mark.wide
 def test_weight_2_is_the_point_twice_and_weight_0_is_no_point(x64):
     points = normal(0, 40, 3)
     weights = np.random.default_rng(0).integers(0, 3, 40)
@@ -197,6 +201,7 @@ def test_scale_of_the_weights_changes_the_inertia_only(x64):
     np.testing.assert_allclose(large.restart_inertias, 1e12 * small.restart_inertias)
 
 
+@pytest.mark.wide
 def test_column_weights_scale_the_columns(x64):
     points, columns = normal(0, 60, 3), jnp.array([4.0, 0.0, 0.25])
     ours = kmeans(points, 7, 3, column_weights=columns)
@@ -207,6 +212,7 @@ def test_column_weights_scale_the_columns(x64):
     np.testing.assert_allclose(ours.centroids, jnp.stack(means), atol=1e-12)
 
 
+@pytest.mark.wide
 def test_order_of_the_points_permutes_the_labels():
     """Clusters far apart are found from any seed, so that only names can differ."""
     points = jnp.repeat(10 * normal(0, 5, 3), 8, axis=0) + normal(1, 40, 3, scale=0.1)
@@ -246,6 +252,7 @@ def test_fewer_distinct_points_than_clusters_still_ends_early():
     assert int(result.num_iterations) < 50
 
 
+@pytest.mark.wide
 def test_float64(x64):
     points = normal(0, 40, 3)
     result = kmeans(points, 5)

@@ -60,6 +60,7 @@ def test_experts_are_compared_one_by_one(report, folder, text):
         assert row.experts[most].sgd_kernel_error == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.wide
 def test_routing_is_that_of_the_whole_compressed_network(report, folder, text):
     comparison = read_comparison(report / "results.json")
     (change,) = comparison.routing
@@ -79,6 +80,7 @@ def test_routing_is_that_of_the_whole_compressed_network(report, folder, text):
     assert change.agreement == pytest.approx(np.mean([*same.values()]))
 
 
+@pytest.mark.wide
 def test_experts_are_in_the_report(report):
     table, page = (report / "table.md").read_text(), (report / "index.html").read_text()
     assert "## Experts" in table
@@ -87,6 +89,7 @@ def test_experts_are_in_the_report(report):
     assert page.count("<caption>Width 1/4</caption>") == 2
 
 
+@pytest.mark.wide
 def test_kernel_of_a_mixture(folder, text, tmp_path):
     out = tmp_path / "k.npz"
     main(["kernel", str(folder), "--scope", "block:2", "--tokens", "9", "--text", str(text), "--out", str(out)])

@@ -27,6 +27,7 @@ def test_only_the_chosen_layers_change():
     assert small.num_parameters == model.num_parameters - 2 * 8 * 17
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", [nf.MLPFusion(0.5, variant="v4"), nf.SVD(0.9), nf.compression.RandomNeurons(0.5)])
 def test_the_compressed_network_runs_with_its_blocks(method):
     model = nf.random_model(TINY)

@@ -53,6 +53,8 @@ TWINS = ("ntk-fusion-sign", "ntk-fusion-both", "mmd-double-b2")
 PROGRAMS = [name for name in METHODS if name not in TWINS]
 #: Methods that compile a training loop for every shape.
 TRAINED = ("ntk-fusion", "mmd", "autoencoder", "autoencoder-layer", "autoencoder-linear")
+#: One that clusters, one that factorises, one that prunes weights, one that takes neurons: the default tier's.
+KINDS_OF_METHOD = ("mlp-fusion", "svd", "magnitude-pruning", "active-neurons")
 BLOCKS = {
     "gelu, biases": ("gelu", True),
     "relu": ("relu", False),
@@ -69,7 +71,7 @@ def combinations(name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     wide_unless(
-        lambda name, kind: kind == "gelu, biases" or name in ("mlp-fusion", "svd"),
+        lambda name, kind: kind == "gelu, biases",
         [(name, kind) for name in METHODS for kind in combinations(name)],
     ),
 )
@@ -93,7 +95,7 @@ def test_blocks_in_blocks_out(name, kind):
     assert sum(report.parameters for report in compressed.reports) == count_stored(compressed.blocks)
 
 
-@pytest.mark.parametrize("name", wide_unless(lambda name: name not in TRAINED or name == "mmd", PROGRAMS))
+@pytest.mark.parametrize("name", wide_unless(lambda name: name in KINDS_OF_METHOD, PROGRAMS))
 def test_parameters_grow_with_the_width_up_to_those_of_a_dense_block(name):
     stored = []
     for width in (0.5, 1.0):
@@ -128,7 +130,7 @@ FALLS_WITH_WIDTH = {
 }
 
 
-@pytest.mark.parametrize("name", FALLS_WITH_WIDTH)
+@pytest.mark.parametrize("name", wide_unless(lambda name: name in KINDS_OF_METHOD, FALLS_WITH_WIDTH))
 def test_error_falls_with_the_width_where_the_optimum_is_nested(x64, name):
     error, x, errors = FALLS_WITH_WIDTH[name], normal(1000, TOKENS, D), []
     for width in (0.4, 0.5, 0.75, 1.0):
@@ -143,9 +145,7 @@ NO_MIXTURES = [name for name in METHODS if name.startswith("autoencoder")]
 
 @pytest.mark.parametrize(
     "name",
-    wide_unless(
-        lambda name: name not in TRAINED or name == "mmd", [name for name in PROGRAMS if name not in NO_MIXTURES]
-    ),
+    wide_unless(lambda name: name in KINDS_OF_METHOD, [name for name in PROGRAMS if name not in NO_MIXTURES]),
 )
 def test_mixtures_expert_by_expert(name):
     mixture = mixture_block(D, M, D, experts=2, train_router=False)
@@ -166,7 +166,7 @@ def test_mixtures_are_refused_by_the_others(name):
         compress(name, blocks=[mixture_block(D, M, D)])
 
 
-@pytest.mark.parametrize("name", wide_unless(lambda name: name not in TRAINED or name == "ntk-fusion", PROGRAMS))
+@pytest.mark.parametrize("name", wide_unless(lambda name: name in (*KINDS_OF_METHOD, "sketch"), PROGRAMS))
 def test_deterministic_by_seed_and_leaves_its_input_alone(name):
     before = [jax.tree.map(np.asarray, block) for block in compress(name)[0]]
     blocks, first = compress(name)
@@ -189,9 +189,7 @@ def test_layers_draw_independently():
     assert relative(compressed.blocks[0].w1, compressed.blocks[1].w1) > 0.1
 
 
-@pytest.mark.parametrize(
-    "name", wide_unless(lambda name: name not in TRAINED or name == "autoencoder-linear", EXACT_AT_FULL_WIDTH)
-)
+@pytest.mark.parametrize("name", wide_unless(lambda name: name in (*KINDS_OF_METHOD, "sketch"), EXACT_AT_FULL_WIDTH))
 def test_exact_at_full_width(x64, name):
     blocks, compressed = compress(name, 1.0)
     x = normal(1, 5, blocks[0].model_width)
@@ -200,7 +198,13 @@ def test_exact_at_full_width(x64, name):
 
 
 #: Methods that compress by the loop that folds constants, and every one that has a loop of its own.
-@pytest.mark.parametrize("name", ["svd", "active-neurons", "mlp-fusion", "mlp-fusion-data", "autoencoder-linear"])
+@pytest.mark.parametrize(
+    "name",
+    wide_unless(
+        lambda name: name in KINDS_OF_METHOD,
+        ["svd", "active-neurons", "mlp-fusion", "mlp-fusion-data", "autoencoder-linear"],
+    ),
+)
 def test_constants_of_the_given_block_are_part_of_its_function(x64, name):
     with_constants = block_for(name, constants=True)
     _, compressed = compress(name, blocks=[with_constants])
@@ -279,6 +283,7 @@ def test_unknown_names_are_refused():
         build_method("fusion", 0.5)
 
 
+@pytest.mark.wide
 def test_shared_work_is_done_once_and_charged_to_everyone(monkeypatch):
     calls = []
 

@@ -28,6 +28,7 @@ def routed_evenly(experts, tokens=60):
     return router, x.at[jnp.arange(tokens), jnp.arange(tokens) % experts].set(3.0)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("train_router", [True, False])
 def test_router_and_routing_are_untouched(train_router):
     block, x = mixture_block(train_router=train_router), normal(1, 40, 5)
@@ -39,6 +40,7 @@ def test_router_and_routing_are_untouched(train_router):
     assert len(set(np.asarray(block.route(x)[0]).tolist())) == 3
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("variant", ["v1", "v4"])
 def test_mixtures_of_duplicated_neurons_fuse_exactly(x64, variant):
     """Every expert alone is fused without error, so the mixture is too, for whatever token."""
@@ -92,6 +94,7 @@ class Looks(LayerwiseMethod):
         return select_neurons(block, jnp.arange(neurons)), {"tokens": float(len(tokens)), "mean": float(tokens.mean())}
 
 
+@pytest.mark.wide
 def test_an_expert_sees_the_tokens_routed_to_it():
     router, x = routed_evenly(3)
     block = MixtureBlock.stack(router, [dense_block(o=5, seed=seed) for seed in range(3)])

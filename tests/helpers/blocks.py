@@ -18,7 +18,9 @@ from ntkfusion.models.blocks.mixture import MixtureBlock
 def normal(seed: int, *shape: int, scale: float = 1.0, dtype=None) -> jax.Array:
     """`scale` times ``jax.random.normal(jax.random.key(seed), shape, dtype)``, without a program for every shape."""
     count, dtype = math.prod(shape), dtype or jnp.zeros(0).dtype
-    drawn = _drawn(jnp.uint32(seed), numbers=4 ** math.ceil(math.log(max(count, 64), 4)), dtype=jnp.dtype(dtype))
+    numbers = 4 ** math.ceil(math.log(max(count, 64), 4))
+    with jax.ensure_compile_time_eval():  # for tests that only want shapes, too
+        drawn = _drawn(jnp.uint32(seed), numbers=numbers, dtype=jnp.dtype(dtype))
     return jnp.asarray(np.asarray(drawn)[:count].reshape(shape) * np.asarray(scale, drawn.dtype))
 
 

@@ -104,6 +104,7 @@ def test_tensors_outputs_and_gradients(name, head, tmp_path, oracle, x64):
 FLOAT32 = [("bert", "sequence-classification"), ("gpt2", "causal-lm"), ("switch_transformers", "seq2seq-lm")]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "head"), FLOAT32)
 def test_float32(name, head, tmp_path, oracle):
     def says(torch):

@@ -83,6 +83,7 @@ def script(monkeypatch, values):
     return looked
 
 
+@pytest.mark.wide
 def test_a_run_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_path):
     model, task, told = tiny_model(), tiny_task(), Told()
     assert model.config.hidden_dropout_prob > 0
@@ -141,6 +142,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_bit_by_bit_like_one_that_was_
         assert (rest.history, rest.dev, rest.test) == (whole.history, whole.dev, whole.test)
 
 
+@pytest.mark.wide
 def test_the_loop_compiles_once_per_bucket(light):
     recipe = dataclasses.replace(PLAIN, epochs=2, num_buckets=3)
     task = tiny_task(train=60, lengths=(2, 24))

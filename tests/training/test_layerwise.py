@@ -94,6 +94,7 @@ class Interrupting:
         pass
 
 
+@pytest.mark.wide
 @QUICK
 def test_tuning_that_was_interrupted_ends_bit_by_bit_like_one_that_was_not(tmp_path):
     student, teacher = models()
@@ -170,6 +171,7 @@ def test_gradient_is_the_one_by_hand_whatever_the_padding(x64):
     assert max(relative(gradient[f"student/layer_1/mlp/{name}"], part) for name, part in parts.items()) < 1e-10
 
 
+@pytest.mark.wide
 @QUICK
 def test_factorised_and_coded_blocks_on_pairs_of_sentences():
     _, teacher = models()

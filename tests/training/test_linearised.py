@@ -67,6 +67,7 @@ def test_plain_descent_on_squares_follows_the_network_kernel(x64):
     assert curve_distance(found.real.losses, found.predicted.losses) > 1e-3
 
 
+@pytest.mark.wide
 @QUICK
 def test_half_the_rate_has_a_quarter_of_the_error(x64):
     """AdamW with decay on two classes: real − linearised = O(rate²)."""

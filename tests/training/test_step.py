@@ -85,6 +85,7 @@ def test_frozen_parameters_constants_and_rates():
     )
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("x64")
 def test_cluster_rates_make_v1_follow_the_original():
     """docs/training.md, "Rates of centroids", for the whole network."""

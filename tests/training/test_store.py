@@ -58,6 +58,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     assert len([path for path in (tmp_path / "new" / "state").iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.wide
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_killed_at_any_moment_of_a_save_the_last_or_the_new_state_is_there(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(ntkfusion.__file__).parents[1])}

@@ -64,6 +64,7 @@ def test_eight_devices_equal_one():
     check(output)
 
 
+@pytest.mark.wide
 def test_two_processes_equal_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

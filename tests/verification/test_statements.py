@@ -34,6 +34,7 @@ from tests.helpers.blocks import dense_block, normal
 
 #: By default with one activation and less of what takes long; the slow tests run them as `ntkfusion verify` does.
 SLOW = ("mixture", "network-bound")
+TIERS = dict.fromkeys(("sgd-kernel-bound", "sign-kernel-bound", "signal-bound", "trajectories"), pytest.mark.wide)
 LESS = {
     "closed-forms": {"QUICK": {"dense": ("gelu",), "factorised": (), "gated": (), "masked": ("relu",), "mixture": ()}},
     "zero-residual": {"ACTIVATIONS": ("relu", "silu")},
@@ -64,7 +65,8 @@ def tiny_model() -> RealBlocks:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in STATEMENTS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else TIERS.get(name, [])) for name in STATEMENTS],
 )
 def test_check_passes(monkeypatch, few_activations, name):
     check = changed(monkeypatch, name, **LESS.get(name, {}))

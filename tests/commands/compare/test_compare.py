@@ -61,17 +61,20 @@ def test_rows_are_what_the_library_gives_by_hand(measured, minilm):
     assert (row.parameters, row.hidden_width, row.layer) == (reports[3].parameters, 768, 3)
 
 
+@pytest.mark.wide
 def test_progress_counts_to_the_end(measured):
     planned, steps, _ = measured
     assert [done for _, done in steps] == list(range(planned.steps))
 
 
+@pytest.mark.wide
 def test_calibration_and_held_out_sentences_do_not_mix(measured):
     split = measured[0].split
     assert not set(split.calibration) & set(split.held_out)
     assert len(split.calibration) == len(split.held_out) == 160
 
 
+@pytest.mark.wide
 def test_calibration_has_its_own_number_of_tokens(measured):
     _, _, result = measured
     assert result.comparison.settings["calibration_tokens"] == 40
@@ -129,6 +132,7 @@ def test_restarts_reach_k_means_under_improvements_too(name):
     assert method.keep_ratio == 0.25
 
 
+@pytest.mark.wide
 def test_gallery_shows_the_words_of_the_middle_layer(measured):
     _, _, result = measured
     (gallery,) = result.galleries

@@ -78,6 +78,7 @@ def test_block_is_the_closed_form(tmp_path, capsys, minilm):
     assert "sign kernel of minilm, block 3, 9 tokens: 9 × 9" in printed
 
 
+@pytest.mark.wide
 def test_block_inputs_are_those_that_compare_holds_out(minilm):
     from ntkfusion.commands.compare.options import Compare
     from ntkfusion.commands.compare.run import plan as plan_comparison
@@ -112,6 +113,7 @@ def test_network_agrees_with_neural_tangents(network):
     assert reference["seconds"] > 0
 
 
+@pytest.mark.wide
 def test_mlp_scope_has_the_blocks_only(tmp_path, capsys, minilm):
     out = tmp_path / "k.npz"
     code, printed, _ = run_kernel(capsys, "--scope", "mlp", "--examples", 2, "--max-length", 5, "--out", out)
@@ -124,6 +126,7 @@ def test_mlp_scope_has_the_blocks_only(tmp_path, capsys, minilm):
     assert "SGD kernel of minilm, all MLP blocks, 2 sentences: 2 × 2 × 2 × 2" in printed
 
 
+@pytest.mark.wide
 def test_a_classification_head_is_read_as_it_is():
     model = nf.random_model(HEAD)
     f, readout, directions = network_function(model, 2, 0)

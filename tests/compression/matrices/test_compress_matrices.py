@@ -45,6 +45,7 @@ def test_the_table_names_places_that_checkpoints_fill():
     assert set(ENCODER_MATRICES.values()) <= places
 
 
+@pytest.mark.wide
 def test_every_kind_of_gpt2_is_decoded_in_place():
     places = {rule.path.replace(LAYER, "{layer}") for rule in GPT2.base}
     assert set(GPT2_MATRICES.values()) <= places
@@ -61,6 +62,7 @@ def test_every_kind_of_gpt2_is_decoded_in_place():
     assert np.isfinite(np.asarray(out.last_hidden_state)).all()
 
 
+@pytest.mark.wide
 def test_other_architectures_say_which_kinds_they_have():
     sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     albert = nf.random_model(

@@ -91,6 +91,7 @@ def test_points_are_the_best_of_the_reference(x64, rate, best):
     assert details["mmd"] == pytest.approx(min(values), rel=1e-10)
 
 
+@pytest.mark.wide
 def test_the_objective_falls():
     block = dense_block(D, M, D)
     values = [run(block, steps=steps, learning_rate=0.05)[1]["mmd"] for steps in (0, 100, 200)]

@@ -129,6 +129,7 @@ def test_the_target_changes_constants_and_kernels_but_not_the_function(block, to
     assert relative(blocks["sgd"].fold().w2, blocks["both"].fold().w2) < 1e-4
 
 
+@pytest.mark.wide
 def test_one_student_serves_all_targets(block, tokens, monkeypatch):
     calls = []
     monkeypatch.setattr(

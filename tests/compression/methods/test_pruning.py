@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.masked import MaskedBlock
 from tests.helpers.blocks import dense_block, mixture_block, normal, relative
+from tests.helpers.tiers import wide_unless
 
 D, M, OUT = 4, 20, 6
 WEIGHT_METHODS = ["magnitude-pruning", "first-order-pruning", "activation-pruning"]
@@ -29,8 +32,10 @@ def relu(h):
     return np.maximum(h, 0)
 
 
-@pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize("name", WEIGHT_METHODS)
+@pytest.mark.parametrize(
+    ("name", "biases"),
+    wide_unless(lambda name, biases: biases or name == "activation-pruning", product(WEIGHT_METHODS, [True, False])),
+)
 def test_as_many_survivors_as_the_budget_allows(name, biases):
     """Budget of half of 20 neurons: 10 · (4 + 6 + 1) numbers, less 20 biases; the output biases are on both sides."""
     small, details = only(build_method(name, 0.5), dense_block(D, M, OUT, biases=biases), normal(1, 50, D))

@@ -51,6 +51,7 @@ def gelu(h):
     return 0.5 * np.asarray(h) * (1 + erf(np.asarray(h) / np.sqrt(2)))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dead", [False, True], ids=["all count", "some of importance 0"])
 def test_weighted_svd_is_the_optimum_of_alternating_least_squares(x64, dead):
     block = dense_block(D, M, D)

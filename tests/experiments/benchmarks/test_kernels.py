@@ -30,6 +30,7 @@ def tiny_options(**changes):
     return KernelsOptions(**values | changes)
 
 
+@pytest.mark.wide
 def test_kernel_benchmark_runs(tmp_path, capsys):
     """One section; the slow test below runs all."""
     options = tiny_options(sections=("tokens",), out=tmp_path / "out")

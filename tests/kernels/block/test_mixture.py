@@ -75,7 +75,8 @@ def test_pairs_of_different_experts_share_no_expert_parameter(x64, kind):
     assert jnp.any(jnp.where(apart, parts["router"], 0))
 
 
-@pytest.mark.parametrize("kind", wide_unless(lambda kind: kind == "sgd", KINDS))
+@pytest.mark.wide
+@pytest.mark.parametrize("kind", KINDS)
 def test_unused_experts_and_ties_go_to_the_lowest_number(x64, kind):
     block = mixture_block()
     # expert 2 always loses; experts 0 and 1 always tie

@@ -39,7 +39,7 @@ def by_hand(reference, new):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("fewer neurons", "sgd"),
+        pytest.param("fewer neurons", "sgd", marks=pytest.mark.wide),
         pytest.param("gated, factorized", "sgd", marks=pytest.mark.wide),
         pytest.param("gated, factorized", "sign", marks=pytest.mark.wide),
         ("two factorized", "sign"),
@@ -58,6 +58,7 @@ def test_equals_the_materialised_kernels(x64, name, kind, monkeypatch):
     assert abs(inner - float(np.sum(kernels[0] * kernels[1]))) <= 1e-12 * scale
 
 
+@pytest.mark.wide
 def test_float32_agrees_with_float64():
     first, second, x = dense_block(), dense_block(m=4, seed=2), normal(7, 6, 5)
     distance = full_kernel_distance(first, second, x)

@@ -88,6 +88,7 @@ def test_groups_add_up_and_select_selects(x64):
         assert relative(network_kernel(f, params, x, select=select), parts[name]) <= 1e-13
 
 
+@pytest.mark.wide
 def test_padding_changes_nothing(x64):
     f, params, x, _ = bert(jnp.float64, layers=1)
     longer = {
@@ -230,7 +231,7 @@ def test_matrices_of_many_axes(x64, subscripts):
         assert relative(network_kernel(f, params, x, kind=kind), oracle) <= 1e-12
 
 
-@pytest.mark.parametrize("positions", [1, 2, 40])
+@pytest.mark.parametrize("positions", wide_unless(lambda positions: positions == 40, [1, 2, 40]))
 def test_both_forms_of_a_matrix_agree(x64, positions):
     """Few positions: sums over positions; many: gradients. The oracle does not know the difference."""
 

@@ -57,7 +57,7 @@ def check_block(block, implementation, tolerance, traces=(True, False)):
 @pytest.mark.parametrize(
     ("name", "implementation"),
     wide_unless(
-        lambda name, implementation: name == "factorized" or implementation == IMPLEMENTATIONS[-1],
+        lambda name, implementation: name == "factorized",
         product(BLOCKS, IMPLEMENTATIONS[1:]),
     ),
 )
@@ -115,7 +115,7 @@ def networks():
     }
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", wide_unless(lambda name: name == "split", networks()))
 def test_small_networks(x64, name):
     f, params, x, z = networks()[name]
     expected = compiled_dense_kernel(f, params, x, z)
@@ -160,12 +160,14 @@ def test_bert_in_float64(x64):
         assert relative(kernel, expected) <= 1e-12
 
 
+@pytest.mark.wide
 def test_bert_in_float32():
     f, params, x = bert(jnp.float32)
     kernel = reference_kernel(f, params, x, implementation="jacobian-contraction")
     assert relative(kernel, traced(compiled_dense_kernel(f, params, x))) <= 1e-5
 
 
+@pytest.mark.wide
 def test_batches_change_nothing(x64):
     f, params, x, _ = networks()["token ids"]
     x = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[::-1, ::-1]]), x)

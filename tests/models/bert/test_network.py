@@ -35,6 +35,7 @@ def test_minilm_is_what_transformers_says(minilm, sample, oracle):
     assert found.gradient <= 1e-4
 
 
+@pytest.mark.wide
 def test_padding_does_not_change_tokens(minilm, sample):
     sentences = mixed_lengths(sample, 5)
     together = our_outputs(minilm, minilm.params, tokenized(minilm, sentences))["hidden"]

@@ -144,6 +144,7 @@ def test_the_kernel_of_the_stored_numbers_is_the_network_kernel(x64, kind):
     assert relative(found, expected) <= 1e-12
 
 
+@pytest.mark.wide
 def test_experts_may_be_coded(x64):
     experts, x = [coded_block(seed=seed, biases=False) for seed in (1, 2)], normal(9, 7, 4)
     mixture = MixtureBlock.stack(normal(0, 4, 2), experts)

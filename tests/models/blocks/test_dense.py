@@ -140,6 +140,7 @@ def test_model_returns_the_blocks_it_was_given():
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, abstract_params(other.config))
 
 
+@pytest.mark.wide
 def test_replaced_blocks_change_their_layer_only():
     model = random_model(TINY)
     ids, mask = jnp.arange(6).reshape(1, 6), jnp.ones((1, 6), jnp.int32)

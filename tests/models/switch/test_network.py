@@ -141,7 +141,9 @@ def doubled(block):
     return block.replace(**{"experts/w1": jnp.tile(w1, (1, 1, 2)), "experts/w2": jnp.tile(w2, (1, 2, 1))})
 
 
-@pytest.mark.parametrize("variant", ["v4", pytest.param("v1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", [pytest.param("v4", marks=pytest.mark.wide), pytest.param("v1", marks=pytest.mark.slow)]
+)
 def test_experts_with_every_neuron_twice_fuse_exactly(small, variant):
     model = small.replace_mlp_blocks(dict(enumerate(map(doubled, small.mlp_blocks()))))
     compressed, reports = nf.compress(model, nf.MLPFusion(0.5, variant=variant))

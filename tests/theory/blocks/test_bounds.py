@@ -85,11 +85,12 @@ def assert_no_violation(case: BlockPair) -> None:
         assert bool(jnp.all(measured <= bound)), (name, measured, bound)
 
 
-#: What the default run compiles; the slow one takes all.
+#: What the wide tier compiles; the slow one takes all.
 DEFAULTS = (("one token", "relu"), ("small", "gelu"))
 FLAT = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("shape", "activation"), DEFAULTS)
 def test_no_bound_is_violated(x64, shape, activation):
     @settings(max_examples=50, derandomize=True, **FLAT)

@@ -35,6 +35,7 @@ def check(seed, activation, scale, clusters, **kind):
     assert_limits_close(found, error, error + (1 + scale) ** 2 * (1 + size))
 
 
+@pytest.mark.wide
 @on_few_cases
 def test_limits_hold_and_close(seed, activation, scale, clusters, kind):
     with jax.enable_x64(True):

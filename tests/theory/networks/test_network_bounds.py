@@ -64,14 +64,14 @@ def inputs_of(config):
     return {**batch, "input_ids": batch["input_ids"] % 40 + 3}
 
 
-#: Heads that are seen by default; the others are slow.
-DEFAULT = ("BERT-sequence-classification-True",)
+#: Heads that the wide tier sees; the others are slow.
+WIDE = ("BERT-sequence-classification-True",)
 
 
 def cases():
     for config in configs():
-        slow = () if name_of(config) in DEFAULT else (pytest.mark.slow,)
-        yield pytest.param(config, id=name_of(config), marks=slow)
+        tier = pytest.mark.wide if name_of(config) in WIDE else pytest.mark.slow
+        yield pytest.param(config, id=name_of(config), marks=tier)
 
 
 def excess(models, batch, found):
@@ -148,6 +148,7 @@ def test_a_bound_without_a_term_is_violated(x64, term):
     assert bool(jnp.any(gap > found.hidden))
 
 
+@pytest.mark.wide
 def test_errors_are_taken_apart_exactly(x64):
     models, batch = planted_networks(double_model(TINY), 0.3), tiny_batch()
     found = nf.theory.network_errors(*models, **batch)

@@ -30,6 +30,7 @@ def norms(array, axis):
     return np.linalg.norm(np.asarray(array), axis=axis)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("output_rows", ["outputs", "neurons"])
 def test_row_norms_are_exact(output_rows):
     blocks, compressed = compress(output_rows=output_rows)
@@ -65,6 +66,7 @@ def test_codes_alone_give_the_block_back():
     jax.tree.map(np.testing.assert_array_equal, again.decode(), block.decode())
 
 
+@pytest.mark.wide
 def test_one_decoder_for_all_layers_or_one_each():
     _, shared = compress()
     first, second = (block.w1 for block in shared.blocks)

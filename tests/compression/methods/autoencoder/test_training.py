@@ -59,6 +59,7 @@ def test_rates_fall_in_steps():
     assert [training.rate_at(epoch) for epoch in (0, 9, 10, 25)] == pytest.approx([1.0, 1.0, 0.8, 0.64])
 
 
+@pytest.mark.wide
 @pytest.mark.optimised  # the rate is so large that rounding decides which epoch is the best
 def test_the_best_epoch_is_kept_and_the_seed_decides():
     rows = normal(0, 40, 6)
@@ -87,6 +88,7 @@ def test_curved_rows_are_coded_better_than_by_the_svd_and_noise_is_not():
     assert errors["noise"][0] > 0.95 * errors["noise"][1]
 
 
+@pytest.mark.wide
 def test_weights_move_the_error_to_rows_that_matter_less():
     rows, training = normal(0, 64, 8), AutoencoderTraining(epochs=40, batch=16, rate=1e-2)
     weights = jnp.where(jnp.arange(64) < 16, 3.7, 0.1)

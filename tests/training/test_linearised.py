@@ -34,6 +34,7 @@ def batch_of(config, count=6, *, scores=False):
     return {**arrays, "labels": labels}
 
 
+@pytest.mark.wide
 @QUICK
 def test_plain_descent_on_squares_follows_the_network_kernel(x64):
     """f_n = y + (I − (2/N) Σ_g η_g K_g)^n (f_0 − y), K_g the kernel of a group of parameters with rate η_g."""

@@ -131,7 +131,7 @@ def outcome_without(statement, term: str) -> CheckOutcome:
         pytest.param(
             statement,
             term,
-            marks=[] if statement in (output_bound, signal_bound) else pytest.mark.slow,
+            marks=pytest.mark.wide if statement in (output_bound, signal_bound) else pytest.mark.slow,
             id=f"{statement.CHECK.name}-{term}",
         )
         for statement, term in MUTATIONS
@@ -150,6 +150,7 @@ def test_optimisers_that_are_not_the_theorem_s_turn_it_red(monkeypatch):
     assert sum("AdamW, ε = 0" in failure for failure in outcome.failures) == 2
 
 
+@pytest.mark.wide
 def test_zero_residual_passes(x64):
     outcome = zero_residual.CHECK.run(Scope())
     assert outcome.failures == []

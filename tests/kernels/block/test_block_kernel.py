@@ -158,6 +158,7 @@ def test_trace_is_the_mean_of_the_diagonal_of_the_full_kernel(x64, make):
         assert relative(block_kernel(block, x, kind=kind), jnp.mean(diagonal, axis=2)) <= 1e-13
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("make", [dense_block, pytest.param(mixture_block, marks=pytest.mark.wide)])
 def test_rates_scale_the_parts(x64, make):
     block, x = make(), normal(7, 6, 5)

@@ -25,6 +25,7 @@ from ntkfusion.theory.blocks.sign_bounds import SIGN_TERMS, sign_bound_of
 from ntkfusion.theory.blocks.signal_bounds import SIGNAL_TERMS, signal_allowance, signal_bound_of
 from ntkfusion.verification.bounds import FAST, switchboard
 from tests.helpers.bound_cases import CENTRES, CONSTANTS, SHAPES, ZEROS, BlockPair, PairRecipe, build_pair
+from tests.helpers.tiers import wide_unless
 
 recipes = st.builds(
     PairRecipe,
@@ -256,7 +257,10 @@ def test_every_term_is_left_out_once():
     }
 
 
-@pytest.mark.parametrize(("family", "term", "changes"), MUTATIONS)
+@pytest.mark.parametrize(
+    ("family", "term", "changes"),
+    wide_unless(lambda family, term, changes: family in ("output", "signal"), MUTATIONS),
+)
 def test_without_a_term_the_bound_is_violated(x64, family, term, changes):
     cases = [build_pair(SHAPES["small"], "silu", plain(seed, **changes)) for seed in range(30)]
     names = FAMILIES[family][1]._fields

@@ -34,6 +34,7 @@ from ntkfusion.theory.networks.layer_norm_bound import (
     spectral_bound,
 )
 from ntkfusion.theory.networks.network_weights import AttentionWeights, LayerWeights, attend, run_layer
+from tests.helpers.tiers import wide_unless
 
 D, H, T = 6, 2, 4
 #: What rounding of measured differences and bounds may do, relative to the numbers they are made of.
@@ -179,7 +180,7 @@ def test_attention_rows_are_the_jacobian(x64, t):
         assert bool(jnp.allclose(found, expected.transpose(1, 2, 0), rtol=1e-9, atol=1e-12))
 
 
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", wide_unless(lambda activation: activation == "gelu", ACTIVATIONS))
 def test_block(x64, activation):
     block = MLPBlock(normal(0, D, 9), normal(1, 9), normal(2, 9, D), None, activation=activation)
     u, delta = normal(3, 20_000, D), normal(4, 20_000, D) * scales(5, 20_000, 1)

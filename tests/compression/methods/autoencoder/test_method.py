@@ -132,6 +132,7 @@ def test_progress_and_losses_reach_the_listener():
     assert -1 <= details["w2_cosine"] <= 1
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("importance", ["fisher", "l1"])
 def test_row_weights_come_from_gradients(importance):
     blocks = [dense_block(D, M, D)]

@@ -23,6 +23,7 @@ from .model import Model as Model
 from .model import Origin as Origin
 from .model import random_model as random_model
 from .new_head import head_paths as head_paths
+from .new_head import output_names as output_names
 from .new_head import with_label_names as with_label_names
 from .new_head import with_new_head as with_new_head
 from .registry import ARCHITECTURES as ARCHITECTURES

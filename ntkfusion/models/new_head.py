@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,9 @@ from ntkfusion.utils.parameter_paths import Flat, flatten, parameter_paths, unfl
 
 #: What a config.json says about the outputs of a head.
 _OF_OUTPUTS = ("id2label", "label2id", "problem_type")
+
+#: What stands there for a fresh head, whose outputs mean nothing yet; it is never written to a config.json.
+_NOTHING_YET: JsonObject = {"id2label": {}}
 
 
 def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, seed: int = 0) -> Model:
@@ -56,7 +59,8 @@ def with_new_head(model: Model, head: Head, *, num_labels: int | None = None, se
         return {path: array.astype(dtype) for path, array in made.items() if path not in kept}
 
     params = unflatten(kept | fresh(jax.random.key(seed)))
-    return dataclasses.replace(model, config=config, params=params, origin=_with_facts(model, {}))
+    facts = _NOTHING_YET if head in WITH_LABELS else {}
+    return dataclasses.replace(model, config=config, params=params, origin=_with_facts(model, facts))
 
 
 def with_label_names(model: Model, names: Sequence[str]) -> Model:
@@ -67,15 +71,56 @@ def with_label_names(model: Model, names: Sequence[str]) -> Model:
         names: of the classes in the order of the outputs; none if the output is a score.
 
     Returns:
-        The model with these names in place of those that its checkpoint came with.
+        The model with these names in place of those that its checkpoint came with. A head that gives several classes
+        at once (``problem_type``) stays one.
+
+    Raises:
+        InputError: unless there is one name for every output, each another.
     """
     shown = [*names] or ["LABEL_0"]
+    if len({*shown}) != len(shown) or model.config.num_labels != len(shown):
+        raise InputError(
+            f"the head has {model.config.num_labels or 0} outputs, and each needs a name of its own; got "
+            f"{', '.join(map(repr, names)) or 'no names, which is for the one output of a score'}"
+        )
+    kind = "single_label_classification" if names else "regression"
+    several = "multi_label_classification"
     facts: dict[str, Any] = {
         "id2label": {str(place): name for place, name in enumerate(shown)},
         "label2id": {name: place for place, name in enumerate(shown)},
-        "problem_type": "single_label_classification" if names else "regression",
+        "problem_type": several if names and model.origin.config.get("problem_type") == several else kind,
     }
     return dataclasses.replace(model, origin=_with_facts(model, facts))
+
+
+def output_names(model: Model) -> tuple[str, ...] | None:
+    """What a model says the outputs of its classification head mean.
+
+    Args:
+        model: one with a classification head.
+
+    Returns:
+        Names in the order of the outputs: ``LABEL_0``, ``LABEL_1``, … where its checkpoint gives none, as transformers
+        has it. None for a head that no checkpoint came with: a fresh one means nothing yet.
+    """
+    config, count = model.origin.config, model.config.num_labels or 0
+    if not config or config.get("id2label") == {}:
+        return None
+    by_output = _numbered(config.get("id2label"))
+    by_name = config.get("label2id")
+    if not by_output and isinstance(by_name, Mapping):
+        by_output = _numbered({place: name for name, place in by_name.items()})
+    if sorted(by_output) != list(range(count)):
+        return tuple(f"LABEL_{place}" for place in range(count))
+    return tuple(by_output[place] for place in range(count))
+
+
+def _numbered(names: object) -> dict[int, str]:
+    """Output → name, of a mapping whose keys JSON has made text; empty for anything else."""
+    try:
+        return {int(place): str(name) for place, name in names.items()} if isinstance(names, Mapping) else {}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _with_facts(model: Model, facts: JsonObject) -> Origin:

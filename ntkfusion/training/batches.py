@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntkfusion.data.block_inputs import tokenizer_output
+from ntkfusion.data.tasks.label_order import classes_of_outputs
 from ntkfusion.data.tasks.task import Examples
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
@@ -28,14 +29,16 @@ class TokenizedExamples:
     Attributes:
         ids: token ids of each example.
         types: segment of each token, where the tokenizer tells; else None.
-        labels: class indices, or scores.
+        labels: places among the model's outputs, or scores.
         padding: the id of padding.
+        classes: the task's class that each output stands for; None where they have the same order.
     """
 
     ids: list[list[int]]
     types: list[list[int]] | None
     labels: Int[np.ndarray, " N"] | Float[np.ndarray, " N"]
     padding: int = 0
+    classes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """How many examples there are."""
@@ -45,6 +48,14 @@ class TokenizedExamples:
     def lengths(self) -> Int[np.ndarray, " N"]:
         """Tokens of each example."""
         return np.array([len(ids) for ids in self.ids])
+
+    def in_task_order(
+        self, logits: Float[np.ndarray, "N C"]
+    ) -> tuple[Int[np.ndarray, " N"] | Float[np.ndarray, " N"], Float[np.ndarray, "N C"]]:
+        """Labels and a model's outputs as the task orders its classes: some metrics are those of one class."""
+        if self.classes is None:
+            return self.labels, logits
+        return np.asarray(self.classes, self.labels.dtype)[self.labels], logits[:, np.argsort(self.classes)]
 
     def batch(self, rows: Sequence[int], size: int, length: int) -> dict[str, np.ndarray]:
         """Some examples as arrays of one shape.
@@ -79,14 +90,15 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> TokenizedExa
 
     Args:
         model: a model with a tokenizer.
-        examples: texts and labels.
+        examples: texts and labels; if they say what classes are meant, labels become places among the model's outputs.
         max_length: longer inputs are cut (of a pair the longer text first), also to the model's positions.
 
     Returns:
         The `TokenizedExamples`.
 
     Raises:
-        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
+        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary; if it has a sequence
+            classification head for other classes.
     """
     second = None if examples.second is None else list(examples.second)
     encoded = tokenizer_output(model, list(examples.first), second, max_length=max_length)
@@ -94,7 +106,20 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> TokenizedExa
     if not all(ids):
         raise InputError(f"example {next(i for i, row in enumerate(ids) if not row)} has no tokens")
     types = encoded.get("token_type_ids") if "token_type_ids" in model.tokenizer.model_input_names else None
-    return TokenizedExamples(ids, types, examples.labels, getattr(model.tokenizer, "pad_token_id", None) or 0)
+    labels, classes = _of_outputs(model, examples)
+    return TokenizedExamples(ids, types, labels, getattr(model.tokenizer, "pad_token_id", None) or 0, classes)
+
+
+def _of_outputs(
+    model: Model, examples: Examples
+) -> tuple[Int[np.ndarray, " N"] | Float[np.ndarray, " N"], tuple[int, ...] | None]:
+    """Labels as places among the outputs, and the class of each output where that is another order than the task's."""
+    if not examples.classes or model.config.head != "sequence-classification":
+        return examples.labels, None
+    classes = classes_of_outputs(model, examples.classes)
+    if classes == tuple(range(len(classes))):
+        return examples.labels, None
+    return np.argsort(classes).astype(examples.labels.dtype)[examples.labels], classes
 
 
 def bucket_lengths(lengths: Int[np.ndarray, " N"], num_buckets: int) -> tuple[int, ...]:

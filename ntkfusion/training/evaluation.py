@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float64, Int64, Num
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from ntkfusion.data.tasks.label_order import check_problem
 from ntkfusion.data.tasks.task import Examples
 from ntkfusion.errors import InputError
 from ntkfusion.models.config import ModelConfig
@@ -54,6 +55,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores of a model on a task's examples, as it is.
 
+    A head that its checkpoint names the outputs of keeps its order; labels and outputs are compared by these names.
+
     Args:
         model: a model with a sequence classification head and a tokenizer.
         examples: texts and labels.
@@ -65,10 +68,11 @@ def evaluate(
         Metric → value.
 
     Raises:
-        InputError: as `encode`.
+        InputError: as `encode`; if the head has other classes than the examples, or gives several at once.
     """
+    check_problem(model, is_scores=examples.labels.dtype.kind == "f")
     encoded = encode(model, examples, max_length=max_length)
-    return score(metrics, encoded.labels, predict(model, encoded, batch_size=batch_size))
+    return score(metrics, *encoded.in_task_order(predict(model, encoded, batch_size=batch_size)))
 
 
 def padded_lengths(model: Model, sets: Sequence[TokenizedExamples], num_buckets: int = 4) -> tuple[int, ...]:

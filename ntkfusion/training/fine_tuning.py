@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
+from ntkfusion.data.tasks.label_order import classes_of_outputs, names_of_outputs
 from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
@@ -25,7 +26,7 @@ class Fit:
 
     Attributes:
         model: the trained model: of the best evaluation or of the last update, as the recipe says. Its outputs are
-            named after the task's classes.
+            named after the task's classes, or as they were if they had names.
         history: metrics on the dev set at every evaluation, each with its ``step``.
         dev: metrics of `model` on the dev set. If the recipe keeps the best evaluation, or stops early, the dev set
             has chosen the model, and its score is that much too good.
@@ -56,6 +57,8 @@ def fit(
 ) -> Fit:
     """Fine-tune a model on a task.
 
+    A head that its checkpoint names the outputs of keeps its order, whatever the order of the task's classes.
+
     Constants of compressed blocks and frozen parameters are never changed. The order of examples and dropout's keys
     follow from the seed and the number of the update: the same seed on the same machine gives the same
     parameters, interrupted or not.
@@ -75,7 +78,8 @@ def fit(
         The `Fit`.
 
     Raises:
-        InputError: if the model's head does not fit the task, or a group fits no parameter.
+        InputError: if the model's head does not fit the task (its number of outputs, their names, the kind of problem),
+            or a group fits no parameter.
         NonFiniteLossError: when a loss or a gradient is no number; the state before that update is saved.
         NonFiniteOutputsError: when an output at an evaluation is no finite number.
     """
@@ -105,7 +109,8 @@ def _finish(run: Run) -> Fit:
     dev = next(dict(each) for each in progress.history if each["step"] == chosen)
     dev.pop("step")
     test = {} if run.task.test is None else run.scores("test", params, chosen)
-    model = with_label_names(dataclasses.replace(run.model, params=unflatten(params)), run.task.labels)
+    names = names_of_outputs(run.model, run.task.labels)
+    model = with_label_names(dataclasses.replace(run.model, params=unflatten(params)), names)
     return Fit(model, progress.history, dev, test, progress.best_step, int(state.step))
 
 
@@ -113,7 +118,8 @@ def check_head(model: Model, task: Task) -> None:
     """Refuse a model whose head gives other outputs than a task has.
 
     Raises:
-        InputError: if it has no sequence classification head, or one with another number of outputs.
+        InputError: if it has no sequence classification head, or one with another number of outputs, other names for
+            them, or for another kind of problem.
     """
     if model.config.head != "sequence-classification" or model.config.num_labels != task.num_labels:
         raise InputError(
@@ -121,3 +127,4 @@ def check_head(model: Model, task: Task) -> None:
             f"{model.config.head or 'no head'} with {model.config.num_labels or 0}; make one with "
             f'with_new_head(model, "sequence-classification", num_labels={task.num_labels})'
         )
+    classes_of_outputs(model, task.labels)

@@ -176,7 +176,7 @@ class Run:
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(bad):
             raise NonFiniteOutputsError(step, split, bad.tolist())
-        return score(self.task.metrics, self.data.sets[split].labels, logits)
+        return score(self.task.metrics, *self.data.sets[split].in_task_order(logits))
 
 
 @lru_cache(maxsize=8)

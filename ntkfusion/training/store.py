@@ -36,7 +36,12 @@ def run_digest(facts: object, sets: Sequence[TokenizedExamples], arrays: Mapping
     Returns:
         32 hexadecimal digits; any other bit gives others.
     """
-    words = [repr((each.ids, each.types, each.padding, each.labels.tolist())) for each in sets]
+    # an order of classes only where there is one: without it a run is known as before there were any
+    ordered = [() if each.classes is None else (each.classes,) for each in sets]
+    words = [
+        repr((each.ids, each.types, each.padding, each.labels.tolist(), *order))
+        for each, order in zip(sets, ordered, strict=True)
+    ]
     return _digest([repr(facts), *words], arrays)
 
 

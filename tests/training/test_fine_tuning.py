@@ -16,8 +16,10 @@ import pytest
 
 import ntkfusion
 from ntkfusion.errors import InputError, NonFiniteLossError, NonFiniteOutputsError
-from ntkfusion.models.new_head import with_new_head
+from ntkfusion.models.model import Origin
+from ntkfusion.models.new_head import output_names, with_label_names, with_new_head
 from ntkfusion.training import run as loop
+from ntkfusion.training.evaluation import evaluate
 from ntkfusion.training.fine_tuning import fit
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
@@ -208,7 +210,7 @@ def test_the_model_says_what_its_outputs_mean(light):
     assert found.origin.config["id2label"] == {"0": "odd", "1": "even"}
     assert found.origin.config["problem_type"] == "single_label_classification"
     fresh = with_new_head(found, "sequence-classification", num_labels=2)
-    assert "id2label" not in fresh.origin.config
+    assert output_names(fresh) is None
 
 
 def test_a_task_without_a_test_set_has_no_test_scores(light):
@@ -261,3 +263,44 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_computed(light):
     with pytest.raises(InputError, match="needs a sequence classification head with 2 outputs"):
         fit(three, task, PLAIN)
     assert not light
+
+
+def renamed(model, *names):
+    """A model whose checkpoint calls its outputs so."""
+    return as_readable(with_label_names(dataclasses.replace(model, origin=Origin({"model_type": "bert"})), names))
+
+
+def flipped(model):
+    """The model with its two outputs exchanged."""
+    head = {name: array[..., ::-1] for name, array in model.params["classifier"].items()}
+    return as_readable(dataclasses.replace(model, params={**model.params, "classifier": head}))
+
+
+def test_a_head_with_another_order_of_classes_gives_the_same_scores_and_is_not_swapped():
+    """Also where the metric is that of one class."""
+    task, metrics = tiny_task(), ("accuracy", "f1", "matthews")
+    plain = renamed(tiny_model(), "odd", "even")
+    other = renamed(flipped(tiny_model()), "Even", "Odd")
+    before = evaluate(plain, task.dev, metrics)
+    assert len({*before.values()}) > 1
+    assert evaluate(other, task.dev, metrics) == before
+    task = dataclasses.replace(task, metrics=metrics)
+    recipe = dataclasses.replace(PLAIN, epochs=1, dropout=False)
+    one, two = (fit(model, task, recipe) for model in (plain, other))
+    assert one.history == two.history
+    assert two.model.origin.config["id2label"] == {"0": "Even", "1": "Odd"}
+    ours, theirs = (found.model.params["classifier"]["kernel"] for found in (one, two))
+    np.testing.assert_allclose(ours, theirs[:, ::-1], atol=1e-6)
+
+
+def test_a_head_for_other_classes_is_refused_by_fit_and_evaluate():
+    task, other = tiny_task(), renamed(tiny_model(), "good", "bad")
+    for call in (lambda: fit(other, task, PLAIN), lambda: evaluate(other, task.dev)):
+        with pytest.raises(InputError, match="good, bad, and the classes of the task are odd, even"):
+            call()
+    several = dataclasses.replace(other, origin=Origin({"problem_type": "multi_label_classification"}))
+    for rows in (task.dev, dataclasses.replace(task.dev, classes=())):
+        with pytest.raises(InputError, match="multi_label"):
+            evaluate(as_readable(several), rows)
+    named = as_readable(with_label_names(other, task.labels))
+    assert evaluate(named, task.dev) == evaluate(tiny_model(), task.dev)

@@ -66,6 +66,8 @@ def config_contents(model: Model, dtypes: Sequence[str]) -> dict[str, Any]:
     """
     config = model.config
     original = {key: value for key, value in model.origin.config.items() if key not in ("auto_map", "torch_dtype")}
+    if original.get("id2label") == {}:  # a fresh head, which names nothing
+        del original["id2label"]
     # transformers loads a whole model in this dtype: the widest loses nothing
     widest = max({*dtypes}, key=lambda name: (np.dtype(FLOATS[name]).itemsize, name))
     added = {"architectures": [transformers_class(config)], "dtype": np.dtype(FLOATS[widest]).name}

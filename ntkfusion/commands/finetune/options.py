@@ -70,7 +70,11 @@ class Finetune:
         tune_layers: After compression train the compressed blocks to give the original's hidden states on the training
             texts (one epoch at the learning rate), before the task is learned.
         seeds: One run each. A seed drives compression, the order of examples and dropout, and the weights of a fresh
-            head; a head with as many outputs as the task has classes is kept.
+            head.
+        new_head: Put a fresh head on the model, even if it has one with as many outputs as the task has classes, which
+            is kept otherwise.
+        label_order: Which output of the checkpoint's head is which: the task's classes in the order of the outputs. By
+            default the names in its config.json say it; other names than the task's are refused.
         freeze: Patterns of parameters that are not trained, such as `embeddings/*`; `ntkfusion inspect` shows names.
         probe: Train the head alone, on the frozen network's output.
         rates: Parameters with a learning rate of their own, as PATTERN=FACTOR, such as `*/mlp/*=0.5`.
@@ -101,6 +105,8 @@ class Finetune:
     layers: tuple[int, ...] = ()
     tune_layers: Flag = False
     seeds: tuple[int, ...] = (0,)
+    new_head: Flag = False
+    label_order: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     probe: Flag = False
     rates: tuple[str, ...] = ()

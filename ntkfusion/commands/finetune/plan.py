@@ -12,6 +12,7 @@ from ntkfusion.commands.finetune.options import Finetune
 from ntkfusion.commands.request import check_fits_format, check_seed, flag, results_path
 from ntkfusion.compression.contract import Method
 from ntkfusion.compression.registry import build_method
+from ntkfusion.data.tasks.label_order import check_order
 from ntkfusion.data.tasks.load import TASKS, load_task, read_task
 from ntkfusion.data.tasks.task import Task
 from ntkfusion.errors import InputError, OutputExistsError
@@ -32,8 +33,11 @@ RESULT = "result.json"
 #: Options that do not change what a run computes; another format may save what a first one could not.
 FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
 
-#: Hyper-parameters that had no option before version 0.1.0, and which every run had as they are by default.
-UNASKED = {name: getattr(Recipe, name) for name in ("num_buckets", "optimizer", "power", "b1", "b2", "eps")}
+#: What had no option before version 0.1.0, and which every run had as it is by default.
+UNASKED = {name: getattr(Recipe, name) for name in ("num_buckets", "optimizer", "power", "b1", "b2", "eps")} | {
+    "new_head": False,
+    "label_order": [],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,10 @@ def plan(options: Finetune) -> FinetunePlan:
     folder = results_path(options.out, f"finetune-{Path(options.model).name}-{options.task}")
     output = Output(folder, overwrite=options.overwrite, grows=True)
     _check_output(output, options)
-    task = _task(options).subsampled(train=options.max_train, dev=options.max_dev, seed=min(options.seeds))
+    task = _task(options)
+    if options.label_order:
+        check_order(options.label_order, task.labels)
+    task = task.subsampled(train=options.max_train, dev=options.max_dev, seed=min(options.seeds))
     return FinetunePlan(options, recipe, groups, method, task, output)
 
 
@@ -100,6 +107,8 @@ def _check_options(options: Finetune) -> None:
         raise InputError("--tune-layers trains compressed blocks to be like the original's; it needs --compress")
     if options.resume and options.overwrite:
         raise InputError("--resume goes on with what is there, --overwrite replaces it: give one of them")
+    if options.new_head and options.label_order:
+        raise InputError("--label-order says what the outputs of the checkpoint's head are, --new-head replaces it")
     if options.tensorboard:
         summary_writer()
     if options.probe and options.freeze:

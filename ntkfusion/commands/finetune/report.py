@@ -135,15 +135,22 @@ def show(result: Finetuned, console: Console) -> None:
     sizes = ", ".join(f"{count:,} {name}" for name, count in task["examples"].items() if count)
     console.print(finetuning_table(result))
     several = len(result.seeds) > 1
+    head = f"Head: {result.conditions['head']}{_outputs(result)}."
     spread = "± is half of Student's 95 % interval for the mean over seeds" if several else "One seed: no interval"
     print_lines(
         console,
-        f"Task: {task['name']}, {sizes} examples ({task['source']}). Head: {result.conditions['head']}.",
+        f"Task: {task['name']}, {sizes} examples ({task['source']}). {head}",
         f"{spread}{_choice(result)}.",
         f"Pace: {_pace(result)} tokens/s, padding not counted, compilation included.",
         *_tuning(result),
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     )
+
+
+def _outputs(found: Finetuned) -> str:
+    """The order of a head that the checkpoint came with."""
+    names = found.conditions.get("outputs", ())
+    return f", outputs {', '.join(names)}" if names and found.conditions["head"] != "fresh" else ""
 
 
 def _choice(found: Finetuned) -> str:

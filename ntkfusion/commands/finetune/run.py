@@ -23,6 +23,7 @@ from ntkfusion.commands.finetune.start import (
     tuning_report,
     with_head,
 )
+from ntkfusion.data.tasks.label_order import names_of_outputs
 from ntkfusion.errors import OutputExistsError
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class
@@ -191,7 +192,7 @@ def _zero_shot(run: SeedRun, model: Model) -> dict[str, float]:
     if not path.exists():
         run.progress.say("scores before training")
         logits = predict(model, dev, batch_size=run.plan.recipe.part_size, buckets=run.data.buckets)
-        write_json(path, score(run.plan.task.metrics, dev.labels, logits))
+        write_json(path, score(run.plan.task.metrics, *dev.in_task_order(logits)))
     return read_json(path)
 
 
@@ -232,12 +233,14 @@ def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
 
 def _conditions(plan: FinetunePlan, original: Model) -> Json:
     task, own = plan.task, has_own_head(original, plan)
+    outputs = names_of_outputs(with_head(original, plan, plan.options.seeds[0]), task.labels) if own else task.labels
     sizes = {"train": len(task.train), "dev": len(task.dev), "test": 0 if task.test is None else len(task.test)}
     facts = {"name": task.name, "source": task.source, "examples": sizes, "metrics": list(task.metrics)}
     return {
         "command": command_line(plan.options),
         "model": describe_model(original),
         "head": "the checkpoint's own" if own else "fresh",
+        "outputs": list(outputs),
         "task": {**facts, "labels": list(task.labels)},
         "recipe": dataclasses.asdict(plan.recipe),
         "environment": _environment(plan, original),

@@ -11,8 +11,10 @@ from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import save_model
 from ntkfusion.commands.finetune.plan import FinetunePlan
 from ntkfusion.compression.compress_model import compress
+from ntkfusion.data.tasks.label_order import classes_of_outputs
+from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
-from ntkfusion.models.new_head import head_paths, with_new_head
+from ntkfusion.models.new_head import head_paths, with_label_names, with_new_head
 from ntkfusion.training.layerwise import tune_layers, tuning_recipe
 from ntkfusion.training.memory import check_training_memory
 from ntkfusion.training.optimizer import Group, rates_of
@@ -82,14 +84,28 @@ def starting_model(run: SeedRun) -> Model:
 
 
 def with_head(model: Model, plan: FinetunePlan, seed: int) -> Model:
-    """The model with its own head if that fits the task, else with a fresh one."""
-    if has_own_head(model, plan):
-        return model
-    return with_new_head(model, "sequence-classification", num_labels=plan.task.num_labels, seed=seed)
+    """The model with its own head if that fits the task, else with a fresh one.
+
+    Raises:
+        InputError: if it has a head with as many outputs as the task has classes, and nobody knows which is which.
+    """
+    order, task = plan.options.label_order, plan.task
+    if not has_own_head(model, plan):
+        if order:
+            raise InputError(
+                f"--label-order says what the outputs of the checkpoint's head are; {model.source} has none with "
+                f"{task.num_labels} of them: leave it out, and a fresh head takes its place"
+            )
+        return with_new_head(model, "sequence-classification", num_labels=task.num_labels, seed=seed)
+    named = with_label_names(model, order) if order else model
+    classes_of_outputs(named, task.labels)
+    return named
 
 
 def has_own_head(model: Model, plan: FinetunePlan) -> bool:
-    """Whether a model has a head with as many outputs as the task needs."""
+    """Whether a model keeps its head: it has as many outputs as the task needs, and no other is asked for."""
+    if plan.options.new_head:
+        return False
     return model.config.head == "sequence-classification" and model.config.num_labels == plan.task.num_labels
 
 

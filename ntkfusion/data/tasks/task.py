@@ -19,11 +19,14 @@ class Examples:
         first: the sentences.
         second: what each is compared with, in a task on pairs.
         labels: class indices (int32), or scores (float32).
+        classes: what the indices mean, so that a model whose head has another order is understood; a `Task` gives its
+            splits its own. Without them index i means output i of a model.
     """
 
     first: tuple[str, ...]
     second: tuple[str, ...] | None
     labels: Int32[np.ndarray, "N"] | Float32[np.ndarray, "N"]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.first)
@@ -32,7 +35,7 @@ class Examples:
         """The rows of these indices, in their order."""
         rows = np.asarray(indices, np.int64)
         second = None if self.second is None else tuple(self.second[row] for row in rows)
-        return Examples(tuple(self.first[row] for row in rows), second, self.labels[rows])
+        return Examples(tuple(self.first[row] for row in rows), second, self.labels[rows], self.classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +59,19 @@ class Task:
     dev: Examples
     test: Examples | None
     source: str
+
+    def __post_init__(self) -> None:
+        """Tell the splits what their labels mean."""
+        for name in ("train", "dev", "test"):
+            split: Examples | None = getattr(self, name)
+            if split is None or split.classes == self.labels:
+                continue
+            if split.classes:
+                raise InputError(
+                    f"task {self.name} has the classes {', '.join(self.labels)}, its {name} split "
+                    f"{', '.join(split.classes)}; give all the same"
+                )
+            object.__setattr__(self, name, dataclasses.replace(split, classes=self.labels))
 
     @property
     def is_regression(self) -> bool:

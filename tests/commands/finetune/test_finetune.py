@@ -29,6 +29,7 @@ from ntkfusion.training.optimizer import split
 from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines
 from ntkfusion.utils.files import Output
+from ntkfusion.utils.progress import Progress
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -245,6 +246,8 @@ def options(folder, table, recipe=None, **changed):
         ({"labels": "scores"}, "not a finite number"),
         ({"label": "mood"}, "mood"),
         ({"max_train": 0}, "at least one example"),
+        ({"new_head": True, "label_order": ("good", "bad")}, "--new-head replaces it"),
+        ({"label_order": ("good", "worse")}, "they are bad, good, got good, worse"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_loaded(folder, table, tmp_path, changed, message):
@@ -333,6 +336,51 @@ def test_probe_trains_the_head_alone(folder, table, tmp_path):
     model = finetune_job.with_head(nf.load_model(folder), planned, seed=0)
     trained, _ = split(model.params, finetune_job.groups_of(planned, model))
     assert sorted(trained) == ["classifier/bias", "classifier/kernel"]
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, folder):
+    """A checkpoint with a trained head whose order is not that of the table."""
+    model = nf.with_new_head(nf.load_model(folder), "sequence-classification", num_labels=2)
+    path = tmp_path_factory.mktemp("models") / "classifier"
+    return nf.save_model(nf.models.with_label_names(model, ("Good", "Bad")), path)
+
+
+@pytest.mark.parametrize("probe", [(), ("--probe",)])
+def test_a_checkpoints_order_of_classes_is_kept_and_the_score_before_training_is_its_own(
+    classifier, table, tmp_path, capsys, probe
+):
+    task = nf.read_task(table, table, text="text", label="label")
+    ids = nf.load_model(classifier).tokenizer(list(task.dev.first), padding=True, return_tensors="np")
+    model = nf.load_model(classifier)
+    logits = np.asarray(model.apply(model.params, **ids).logits)
+    by_hand = np.mean([("good", "bad")[row.argmax()] == task.labels[label] for row, label in zip(
+        logits, task.dev.labels, strict=True)])  # fmt: skip
+    assert by_hand != 0.5
+    words = ("finetune", classifier, "--task", "days", "--train", table, "--dev", table, *WORDS, *probe)
+    command(*words, "--out", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["seeds"][0]["zero_shot"]["accuracy"] == pytest.approx(by_hand)
+    assert (results["head"], results["outputs"]) == ("the checkpoint's own", ["Good", "Bad"])
+    assert "own, outputs Good, Bad" in " ".join(capsys.readouterr().out.split())
+    saved = nf.load_model(tmp_path / "run" / "seed-0" / "model")
+    assert nf.models.output_names(saved) == ("Good", "Bad")
+
+
+def test_a_head_for_other_classes_is_refused_unless_told(folder, classifier, table, tmp_path):
+    other, named = tmp_path / "other", nf.models.with_label_names(nf.load_model(classifier), ("one", "two"))
+    nf.save_model(named, other)
+    planned = plan(options(other, table, out=tmp_path / "run"))
+    with pytest.raises(InputError, match="are one, two, and the classes of the task are bad, good"):
+        finetune_job.run(planned, Progress())
+    assert not (tmp_path / "run").exists()
+    model = nf.load_model(other)
+    fresh = finetune_job.with_head(model, plan(options(other, table, out=tmp_path / "a", new_head=True)), seed=0)
+    assert nf.models.output_names(fresh) is None
+    told = plan(options(other, table, out=tmp_path / "a", label_order=("good", "bad")))
+    assert nf.models.output_names(finetune_job.with_head(model, told, seed=0)) == ("good", "bad")
+    with pytest.raises(InputError, match="has none with 2 of them"):
+        finetune_job.with_head(nf.load_model(folder), told, seed=0)
 
 
 @pytest.mark.parametrize(

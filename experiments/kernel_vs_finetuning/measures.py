@@ -40,7 +40,12 @@ class Measures:
     def _references(self) -> list[Reference]:
         options, original = self.options, self.lab.original
         held = collect_block_inputs(
-            original, self.texts, max_tokens=options.tokens, seed=0, max_length=options.max_length
+            original,
+            self.texts,
+            max_tokens=options.tokens,
+            seed=0,
+            max_length=options.max_length,
+            unlike=self.lab.task.train.first,
         )
         return [Reference.of(block, x) for block, x in zip(original.mlp_blocks(), held.inputs, strict=True)]
 

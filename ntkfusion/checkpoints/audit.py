@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkfusion.checkpoints.formats.tensors import FLOATS, TensorInfo, TensorSource, converted, empty, value_problems
+from ntkfusion.checkpoints.formats.tensors import (
+    FLOATS,
+    TensorInfo,
+    TensorSource,
+    converted,
+    empty,
+    underflow_problems,
+    value_problems,
+)
 from ntkfusion.errors import CheckpointError
 from ntkfusion.models.config import ModelConfig
 from ntkfusion.models.model import abstract_params
@@ -144,6 +152,7 @@ def read_parameters(
         place = places[name]
         array = converted(stored, dtype, transposed=place.transposed)
         problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
+        problems += underflow_problems(name, stored, array)
         if not problems:
             assembly.add(place.path, place.expert, array)
         del stored, array  # before the next one is read

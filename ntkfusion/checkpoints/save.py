@@ -13,6 +13,7 @@ import jax
 
 from ntkfusion._version import __version__
 from ntkfusion.checkpoints.export import exportable
+from ntkfusion.checkpoints.fitting_tokenizer import fitting_tokenizer, with_padding
 from ntkfusion.checkpoints.formats import Format
 from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_hf
 from ntkfusion.checkpoints.formats.msgpack import write_flax
@@ -198,7 +199,7 @@ def save_model(
         files.write(new)
         (new / "README.md").write_text(card, encoding="utf-8")
         if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(new)
+            fitting_tokenizer(files.saved).save_pretrained(new)
     return Path(folder)
 
 
@@ -219,7 +220,7 @@ def _native(model: Model, dtype: str | None) -> _Files:
 
 
 def _hugging_face(model: Model, kind: str, dtype: str | None, pad: bool, merge: bool, max_shard_size: int) -> _Files:
-    saved = exportable(model, pad=pad, merge=merge)
+    saved = with_padding(exportable(model, pad=pad, merge=merge))
     name = transformers_class(saved.config)
     tensors = named_outgoing(saved, dtype)
     outgoing = OutgoingModel(saved, tensors, digests_of(tensors), max_shard_size)

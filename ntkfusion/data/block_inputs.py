@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
+from ntkfusion.models.indices import check_range
 from ntkfusion.models.model import Model
 
 #: Padded lengths are multiples of this, so that few shapes are compiled.
@@ -26,11 +27,13 @@ class BlockInputs:
         inputs: one [N, d] array per layer; row n is the same token in all of them.
         tokens: the text of the N tokens.
         num_sentences: how many sentences they come from.
+        num_dropped: tokens that were left out beforehand, because other text has them behind the same beginning.
     """
 
     inputs: tuple[Float[Array, "N d"], ...]
     tokens: tuple[str, ...]
     num_sentences: int
+    num_dropped: int = 0
 
 
 def collect_block_inputs(
@@ -42,6 +45,7 @@ def collect_block_inputs(
     max_length: int = 128,
     special_tokens: bool = True,
     batch_size: int = 32,
+    unlike: Sequence[str] = (),
 ) -> BlockInputs:
     """Run the model over sentences and keep the block inputs of a random sample of their tokens.
 
@@ -57,12 +61,15 @@ def collect_block_inputs(
         special_tokens: whether tokens the tokenizer adds ([CLS], [SEP]) may be sampled. They are block inputs like any
             other, but few and with outputs many times larger than those of words, so they weigh heavily in norms.
         batch_size: sentences per batch.
+        unlike: other sentences, such as those that a method was calibrated on. In a causal model a token sees only what
+            stands before it, so that equal beginnings are equal block inputs: tokens that, with all that they see, are
+            in one of these sentences too are left out, and counted.
 
     Returns:
         The `BlockInputs`.
 
     Raises:
-        InputError: if the model has no tokenizer, or the text has no tokens.
+        InputError: if the model has no tokenizer, or the text has no tokens, none that the other sentences have not.
     """
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
@@ -75,13 +82,38 @@ def collect_block_inputs(
     ]
     if not places:
         raise InputError("the text has no tokens that the model's tokenizer knows")
+    every = len(places)
+    if unlike and model.config.is_causal:
+        seen = _shared_beginnings(encodings, tokenize(model, unlike, max_length=max_length)[0])
+        places = [(row, column) for row, column in places if column >= seen[row]]
+    if not places:
+        raise InputError(
+            "every token of the text stands behind a beginning that the calibration text has too, so that a causal "
+            "model has seen it: give more varied text"
+        )
     rng = np.random.default_rng(seed)
     count = len(places) if max_tokens is None else min(max_tokens, len(places))
     chosen = sorted(rng.choice(len(places), count, replace=False).tolist())
     sample = [places[index] for index in chosen]
     rows = _collect(model, encodings, sample, batch_size)
     tokens = model.tokenizer.convert_ids_to_tokens([encodings[row][column] for row, column in sample])
-    return BlockInputs(rows, tuple(tokens), len({row for row, _ in sample}))
+    return BlockInputs(rows, tuple(tokens), len({row for row, _ in sample}), every - len(places))
+
+
+def _shared_beginnings(encodings: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> list[int]:
+    """How many first tokens each text shares with one of the others, at most."""
+    tree: dict[int, Any] = {}
+    for ids in others:
+        node = tree
+        for token in ids:
+            node = node.setdefault(token, {})
+    shared = []
+    for ids in encodings:
+        node, count = tree, 0
+        while count < len(ids) and ids[count] in node:
+            node, count = node[ids[count]], count + 1
+        shared.append(count)
+    return shared
 
 
 def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -100,8 +132,8 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
     """What the tokenizer makes of texts, or of pairs of them, cut to `max_length` or to the model's positions.
 
     Raises:
-        InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary, there are no texts,
-            or nothing of them would be left beside special tokens.
+        InputError: if the model has no tokenizer, or one that gives words, segments or more tokens than the model has
+            rows for, there are no texts, or nothing of them would be left beside special tokens.
     """
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
@@ -110,12 +142,28 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
     _check_length(model, length, is_pair=len(texts) > 1 and texts[1] is not None)
     encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
-    largest = max(max(ids, default=0) for ids in encoded["input_ids"])
-    if largest >= model.config.vocab_size:
-        raise InputError(
-            f"{model.source}: the tokenizer gives id {largest}, the model has {model.config.vocab_size} embeddings"
-        )
+    _check_rows(model, encoded, length)
     return encoded
+
+
+def _check_rows(model: Model, encoded: Mapping[str, Any], length: int) -> None:
+    """Refuse what the tables of the model have no row for, once for all texts."""
+    for name, rows in model.config.table_sizes.items():
+        given = encoded.get(name, ())
+        lowest = min((min(row, default=0) for row in given), default=0)
+        highest = max((max(row, default=0) for row in given), default=0)
+        if name == "input_ids" and highest >= rows:
+            raise InputError(f"{model.source}: the tokenizer gives id {highest}, the model has {rows} embeddings")
+        if name == "token_type_ids" and highest >= rows:
+            raise InputError(
+                f"{model.source}: the tokenizer gives segment {highest}, the model has {rows} of them "
+                "(type_vocab_size). Take the tokenizer that it was trained with, or leave segments out: "
+                "tokenizer.model_input_names without 'token_type_ids'"
+            )
+        check_range(name, rows, lowest, highest)
+    longest = max(map(len, encoded["input_ids"]))
+    if longest > length:
+        raise InputError(f"{model.source}: the tokenizer gives {longest} tokens where {length} were asked for")
 
 
 def _check_length(model: Model, length: int, *, is_pair: bool) -> None:

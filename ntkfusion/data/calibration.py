@@ -78,8 +78,15 @@ class CalibrationSplit:
         return self.calibration_inputs(model, calibration_tokens), held_out
 
     def held_out_inputs(self, model: Model, tokens: int) -> BlockInputs:
-        """At most so many tokens to measure on."""
-        return self._inputs(model, self.held_out, tokens)
+        """At most so many tokens to measure on; in a causal model none with all that it sees in a calibration sentence.
+
+        All sentences that are calibrated on count, whichever tokens of them a method will be given.
+
+        Raises:
+            InputError: as `collect_block_inputs`, or if no sentence is left to calibrate a causal model on.
+        """
+        unlike = self._unseen(model, self.calibration) if model.config.is_causal else ()
+        return self._inputs(model, self.held_out, tokens, unlike=unlike)
 
     def calibration_inputs(self, model: Model, tokens: int, *, shortest: int | None = None) -> BlockInputs:
         """At most so many tokens of sentences that are no held-out ones, not even after tokenisation.
@@ -94,15 +101,18 @@ class CalibrationSplit:
             InputError: if no sentence is left.
         """
         if shortest is None:
-            sentences = unseen_sentences(model, self.calibration, self.held_out, max_length=self.max_length)
-            return self._inputs(model, sentences, tokens)
+            return self._inputs(model, self._unseen(model, self.calibration), tokens)
         enough = self.calibration[: tokens // shortest + 1]
-        sentences = unseen_sentences(model, enough, self.held_out, max_length=self.max_length)
+        sentences = self._unseen(model, enough)
         totals = accumulate(map(len, tokenize(model, sentences, max_length=self.max_length)[0]))
         count = next((index for index, total in enumerate(totals, start=1) if total >= tokens), len(sentences))
         return self._inputs(model, sentences[:count], tokens)
 
-    def _inputs(self, model: Model, sentences: Sequence[str], tokens: int) -> BlockInputs:
+    def _unseen(self, model: Model, sentences: Sequence[str]) -> list[str]:
+        """Those that are no held-out ones to the model's tokenizer."""
+        return unseen_sentences(model, sentences, self.held_out, max_length=self.max_length)
+
+    def _inputs(self, model: Model, sentences: Sequence[str], tokens: int, unlike: Sequence[str] = ()) -> BlockInputs:
         return collect_block_inputs(
             model,
             sentences,
@@ -110,4 +120,5 @@ class CalibrationSplit:
             seed=self.seed,
             max_length=self.max_length,
             special_tokens=self.special_tokens,
+            unlike=unlike,
         )

@@ -214,6 +214,16 @@ class ModelConfig(ABC):
         return self.num_layers
 
     @property
+    def table_sizes(self) -> Mapping[str, int]:
+        """Input of whole numbers → rows of the table that they look up; inputs that are not read are not there."""
+        return {"input_ids": self.vocab_size}
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token sees those behind it, so that equal beginnings give equal hidden states."""
+        return False
+
+    @property
     def readout_token(self) -> Literal["first", "last"]:
         """The token whose last hidden state stands for a whole input."""
         return "first"

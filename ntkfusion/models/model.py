@@ -21,6 +21,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.batch import Batch, ModelOutput
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.config import JsonObject, ModelConfig
+from ntkfusion.models.indices import check_indices, indices_are_checked
 from ntkfusion.models.registry import build_network
 from ntkfusion.utils.parameter_paths import Params, subtree, with_subtree
 
@@ -84,6 +85,7 @@ class Model:
         decoder_input_ids: Int[ArrayLike, "B U"] | None = None,
         decoder_attention_mask: Int[ArrayLike, "B U"] | None = None,
         dropout_key: Array | None = None,
+        checked: bool | None = None,
     ) -> ModelOutput:
         """Run the network on a batch. Pure; wrap it in `jax.jit` as you like.
 
@@ -98,12 +100,16 @@ class Model:
                 right behind the start token.
             decoder_attention_mask: 1 for tokens of the decoder, 0 for padding; by default all tokens.
             dropout_key: a JAX key, to train with dropout; without it nothing is dropped.
+            checked: whether every index is looked at first, to find out where NaN comes from; by default as the
+                environment variable ``NTKFUSION_CHECK_INDICES`` says. Otherwise a token, segment or position that the
+                model does not have gives NaN, or another one's row.
 
         Returns:
             The `ModelOutput`.
 
         Raises:
-            InputError: unless exactly one kind of input is given, or if it is longer than the positions of the model.
+            InputError: unless exactly one kind of input is given, or if it is longer than the positions of the model;
+                if indices are looked at, and the model has no row for one.
         """
         arrays = {
             "input_ids": input_ids,
@@ -114,6 +120,8 @@ class Model:
             "decoder_input_ids": decoder_input_ids,
             "decoder_attention_mask": decoder_attention_mask,
         }
+        if indices_are_checked(checked):
+            check_indices(self.config, arrays)
         batch = make_batch(
             {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}, self.config
         )
@@ -136,6 +144,8 @@ class Model:
         Raises:
             InputError: as `apply`.
         """
+        if indices_are_checked():
+            check_indices(self.config, inputs)
         batch = make_batch({name: jnp.asarray(array) for name, array in inputs.items()}, self.config)
         return hidden_states(self.config, params, self.constants, batch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,8 @@ class Comparison:
         environment: versions, device, number of cores.
         seconds: wall-clock time of the whole run.
         routing: one per method and width, if the model has mixtures of experts.
+        undefined: error → layers in which it is relative to 0, so that it has no value there and those layers are in no
+            mean of it.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -115,15 +117,17 @@ class Comparison:
     environment: Json
     seconds: float
     routing: tuple[RoutingChange, ...] = ()
+    undefined: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of ``results.json``. Numbers that are not finite become null, as JSON has no other word for them.
 
-        What only models with mixtures of experts have is left out for others.
+        What only models with mixtures of experts, or with blocks that give 0, have is left out for others.
         """
         contents = {"format": FORMAT, **dataclasses.asdict(self)}
         contents["rows"] = [_without_empty(row, "experts") for row in contents["rows"]]
-        return json.dumps(_finite(_without_empty(contents, "routing")), indent=1, allow_nan=False) + "\n"
+        contents = _without_empty(_without_empty(contents, "routing"), "undefined")
+        return json.dumps(_finite(contents), indent=1, allow_nan=False) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,8 @@ def error_grid(comparison: Comparison, width: float, error: str) -> np.ndarray:
 def mean_errors(comparison: Comparison, width: float) -> dict[str, np.ndarray]:
     """Every kind of error, averaged over layers.
 
-    A method without a number in one of the layers has no mean: leaving that layer out would flatter it.
+    A method without a number in one of the layers has no mean: leaving that layer out would flatter it. Layers in which
+    an error is relative to 0 are left out for all methods (`Comparison.undefined`).
 
     Args:
         comparison: the results.
@@ -99,7 +100,14 @@ def mean_errors(comparison: Comparison, width: float) -> dict[str, np.ndarray]:
     Returns:
         Key of `ERRORS` → array [methods].
     """
-    return {error: error_grid(comparison, width, error).mean(axis=1) for error in ERRORS}
+    return {error: _mean_error(comparison, width, error) for error in ERRORS}
+
+
+def _mean_error(comparison: Comparison, width: float, error: str) -> np.ndarray:
+    left_out = set(comparison.undefined.get(error, ()))
+    grid = error_grid(comparison, width, error)
+    kept = [place for place, layer in enumerate(layers(comparison)) if layer not in left_out]
+    return grid[:, kept].mean(axis=1) if kept else np.full(len(grid), np.nan)
 
 
 def is_best(values: np.ndarray) -> list[bool]:
@@ -150,9 +158,14 @@ def layer_label(shown: Sequence[int]) -> str:
 
 
 def averaged(comparison: Comparison) -> str:
-    """What the means are over: "averaged over layers 0–5", or "in layer 3" where there is nothing to average."""
+    """What the means are over: "averaged over layers 0–5", or "in layer 3" where there is nothing to average.
+
+    Layers that are in no mean, because the original is 0 there, are named.
+    """
     shown = layers(comparison)
-    return f"{'averaged over' if len(shown) > 1 else 'in'} {layer_label(shown)}"
+    text = f"{'averaged over' if len(shown) > 1 else 'in'} {layer_label(shown)}"
+    zeros = sorted({layer for left_out in comparison.undefined.values() for layer in left_out})
+    return f"{text} ({layer_label(zeros)} without errors relative to 0)" if zeros else text
 
 
 def answer(comparison: Comparison, descriptions: Mapping[str, str]) -> str:

@@ -152,6 +152,7 @@ def conditions(comparison: Comparison) -> str:
         ("text: {}", inputs.get("text")),
         ("{} calibration tokens", number(inputs.get("calibration_tokens"))),
         ("{} held-out tokens", number(inputs.get("held_out_tokens"))),
+        ("{} left out that begin like calibration text", number(inputs.get("held_out_tokens_dropped") or None)),
         ("{}", {True: "special tokens included", False: "words only"}.get(inputs.get("special_tokens", ""))),
         ("seed {}", comparison.settings.get("seed")),
         ("{}", environment.get("precision")),

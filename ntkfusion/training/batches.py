@@ -15,6 +15,7 @@ from ntkfusion.data.block_inputs import tokenizer_output
 from ntkfusion.data.tasks.label_order import classes_of_outputs
 from ntkfusion.data.tasks.task import Examples
 from ntkfusion.errors import InputError
+from ntkfusion.models.indices import padding_id
 from ntkfusion.models.model import Model
 from ntkfusion.training.recipe import Recipe
 
@@ -107,7 +108,8 @@ def encode(model: Model, examples: Examples, *, max_length: int) -> TokenizedExa
         raise InputError(f"example {next(i for i, row in enumerate(ids) if not row)} has no tokens")
     types = encoded.get("token_type_ids") if "token_type_ids" in model.tokenizer.model_input_names else None
     labels, classes = _of_outputs(model, examples)
-    return TokenizedExamples(ids, types, labels, getattr(model.tokenizer, "pad_token_id", None) or 0, classes)
+    padding = padding_id(model.config, model.tokenizer, model.origin.config) or 0
+    return TokenizedExamples(ids, types, labels, padding, classes)
 
 
 def _of_outputs(

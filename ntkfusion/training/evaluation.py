@@ -68,8 +68,14 @@ def evaluate(
         Metric → value.
 
     Raises:
-        InputError: as `encode`; if the head has other classes than the examples, or gives several at once.
+        InputError: as `encode`; if the model has no such head, or one for other classes than the examples', or for
+            several at once.
     """
+    if model.config.head != "sequence-classification":
+        raise InputError(
+            f"scores need a sequence classification head, {model.source} has {model.config.head or 'none'}; "
+            'make one with with_new_head(model, "sequence-classification", num_labels=...)'
+        )
     check_problem(model, is_scores=examples.labels.dtype.kind == "f")
     encoded = encode(model, examples, max_length=max_length)
     return score(metrics, *encoded.in_task_order(predict(model, encoded, batch_size=batch_size)))

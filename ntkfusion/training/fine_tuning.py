@@ -86,6 +86,7 @@ def fit(
     recipe = recipe or Recipe()
     check_head(model, task)
     data = TokenizedTask.of(model, task, recipe) if data is None else data
+    _check_order(model, task, data)
     run = Run(
         model=model,
         task=task,
@@ -128,3 +129,11 @@ def check_head(model: Model, task: Task) -> None:
             f'with_new_head(model, "sequence-classification", num_labels={task.num_labels})'
         )
     classes_of_outputs(model, task.labels)
+
+
+def _check_order(model: Model, task: Task, data: TokenizedTask) -> None:
+    """Refuse examples that were tokenised for a head with another order of classes."""
+    order = classes_of_outputs(model, task.labels)
+    same = tuple(range(task.num_labels))
+    if any((each.classes or same) != order for each in data.sets.values()):
+        raise InputError("data was tokenised for a model whose head has another order of classes; leave it out")

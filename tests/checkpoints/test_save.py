@@ -202,6 +202,26 @@ def test_numbers_that_do_not_fit_the_dtype(model, tmp_path):
         save_model(large, tmp_path / "out", dtype="float16")
 
 
+def test_numbers_that_all_become_zero_in_the_dtype(model, tmp_path, caplog):
+    block = fused(12, constants=False)
+    name = "encoder.layer.1.output.dense.weight"
+    small = model.replace_mlp_blocks({1: block.replace(w2=1e-9 * block.w2)})
+    with pytest.raises(InputError, match=rf"{name} holds numbers up to \d.*e-09, which are all 0 in F16, choose"):
+        save_model(small, tmp_path / "out", dtype="float16")
+    assert not (tmp_path / "out").exists()
+    save_model(small, tmp_path / "wide", dtype="bfloat16")
+    part = model.replace_mlp_blocks({1: block.replace(w2=block.w2.at[:3].multiply(1e-9))})
+    save_model(part, tmp_path / "part", dtype="float16")
+    assert f"become 0 in 1 tensors: 25 % of {name} (F16)" in caplog.text
+
+
+def test_numbers_that_all_become_zero_when_they_are_read(folder):
+    folder.tensors = {name: np.asarray(array, np.float64) for name, array in folder.tensors.items()}
+    folder.tensors["encoder.layer.1.output.dense.weight"] *= 1e-60
+    with pytest.raises(CheckpointError, match=r"output.dense.weight holds numbers up to .*e-60, which are all 0 in fl"):
+        load_model(folder.write())
+
+
 @pytest.mark.parametrize(("name", "stored"), [("float16", "F16"), ("bfloat16", "BF16")])
 def test_dtype_that_is_asked_for(model, folder, tmp_path, name, stored, oracle):
     save_model(model, tmp_path / "out", dtype=name)

@@ -10,6 +10,8 @@ import pytest
 
 from ntkfusion.data.block_inputs import collect_block_inputs, tokenize, tokenizer_output, unseen_sentences
 from ntkfusion.errors import InputError
+from ntkfusion.models.gpt2.config import GPT2Config
+from tests.helpers.small_encoders import random_weights
 
 SENTENCES = [
     "A short one.",
@@ -93,3 +95,70 @@ def test_sentences_that_only_the_tokenizer_makes_equal_do_not_leak(minilm):
     assert unseen_sentences(minilm, ["hello THERE", "New words."], others, max_length=128) == ["New words."]
     with pytest.raises(InputError, match="the same to the model's tokenizer"):
         unseen_sentences(minilm, ["hello there", "HELLO  there"], others, max_length=128)
+
+
+class Given:
+    """A tokenizer that gives what it is told to."""
+
+    model_input_names = ("input_ids", "token_type_ids")
+
+    def __init__(self, **given):
+        self.given = given
+
+    def __call__(self, *texts, **options):
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"input_ids": [[1, 2], [3, -1]]}, "input_ids go from -1 to 3"),
+        ({"input_ids": [[1, 2**40]]}, f"the tokenizer gives id {2**40}"),
+        ({"input_ids": [[1, 2]], "token_type_ids": [[0, 2]]}, "gives segment 2, the model has 2 of them"),
+        ({"input_ids": [[1, 2]], "token_type_ids": [[0, -1]]}, "token_type_ids go from -1 to 0"),
+        ({"input_ids": [[1] * 5]}, "gives 5 tokens where 4 were asked for"),
+    ],
+)
+def test_tokens_that_the_tables_have_no_row_for_are_refused_once_for_all(minilm, given, said):
+    with pytest.raises(InputError, match=said):
+        tokenizer_output(dataclasses.replace(minilm, tokenizer=Given(**given)), ["a"], max_length=4)
+
+
+def test_pairs_are_not_scored_as_one_segment(minilm):
+    """A table of one row gives it for every segment: nothing but this says so."""
+    one = dataclasses.replace(minilm, config=dataclasses.replace(minilm.config, type_vocab_size=1))
+    assert tokenizer_output(one, ["a"], max_length=8)
+    with pytest.raises(InputError, match="gives segment 1, the model has 1 of them"):
+        tokenizer_output(one, ["a"], ["b"], max_length=8)
+
+
+@pytest.fixture
+def causal(minilm):
+    """A small random GPT-2 that reads text."""
+    config = GPT2Config(vocab_size=30522, hidden_size=8, n_layer=2, n_head=2, n_positions=32)
+    return dataclasses.replace(random_weights(config, 0.3), tokenizer=minilm.tokenizer)
+
+
+def equal_rows(one, other):
+    """Whether tokens of one have the same inputs as some of the other's, in the last layer."""
+    return (np.asarray(one.inputs[-1])[:, None] == np.asarray(other.inputs[-1])[None, :]).all(axis=-1).any(axis=1)
+
+
+def test_tokens_that_a_causal_model_has_seen_with_all_before_them_do_not_leak(causal, minilm):
+    seen = ["the film is long", "a new day", "the music of the film"]
+    held = ["the film is short", "a new day begins", "music of the film"]
+    calibration = collect_block_inputs(causal, seen, max_tokens=None, seed=0)
+    plain = collect_block_inputs(causal, held, max_tokens=None, seed=0)
+    # [CLS] the film is | [CLS] a new day | [CLS]
+    assert equal_rows(plain, calibration).sum() == 4 + 4 + 1
+    clean = collect_block_inputs(causal, held, max_tokens=None, seed=0, unlike=seen)
+    assert not equal_rows(clean, calibration).any()
+    assert (clean.num_dropped, len(clean.tokens)) == (9, len(plain.tokens) - 9)
+    assert clean.tokens[:2] == ("short", "[SEP]")
+    kept = np.flatnonzero(~equal_rows(plain, calibration))
+    np.testing.assert_array_equal(clean.inputs[-1], np.asarray(plain.inputs[-1])[kept])
+    with pytest.raises(InputError, match="give more varied text"):
+        collect_block_inputs(causal, held[:1], max_tokens=None, seed=0, unlike=held)
+    # an encoder's tokens see all of their sentence
+    both = (collect_block_inputs(minilm, held, max_tokens=None, seed=0, unlike=each) for each in ((), seen))
+    assert [(found.num_dropped, len(found.tokens)) for found in both] == [(0, len(plain.tokens))] * 2

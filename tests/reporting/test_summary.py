@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.reporting.results import Comparison, ComparisonRow
 from ntkfusion.reporting.summary import (
     answer,
+    averaged,
     error_grid,
     format_error,
     is_best,
@@ -89,6 +91,19 @@ def test_means_need_every_layer():
     holed = Comparison(full.rows[:-1], "", {}, {}, {}, {}, 1.0)
     np.testing.assert_allclose(error_grid(holed, 0.25, "output_error"), [[0.1, 0.3], [0.4, math.nan]])
     np.testing.assert_allclose(mean_errors(holed, 0.25)["output_error"], [0.2, math.nan])
+
+
+def test_layers_whose_original_is_zero_are_in_no_mean_and_named():
+    full = comparison({"a": (0.2, 0.3, 0.4), "b": (0.5, 0.6, 0.7)})
+    rows = [dataclasses.replace(row, output_error=math.nan) if row.layer == 1 else row for row in full.rows]
+    zero = dataclasses.replace(full, rows=tuple(rows), undefined={"output_error": [1]})
+    np.testing.assert_allclose(mean_errors(zero, 0.25)["output_error"], [0.1, 0.4])
+    np.testing.assert_allclose(mean_errors(zero, 0.25)["sgd_kernel_error"], [0.3, 0.6])
+    assert averaged(zero) == "averaged over layers 0–1 (layer 1 without errors relative to 0)"
+    nothing = dataclasses.replace(zero, undefined={"output_error": [0, 1]})
+    assert np.isnan(mean_errors(nothing, 0.25)["output_error"]).all()
+    assert '"undefined"' in zero.to_json()
+    assert '"undefined"' not in full.to_json()
 
 
 def test_a_width_that_was_not_compared_is_refused():

@@ -23,6 +23,7 @@ from ntkfusion.training.evaluation import evaluate
 from ntkfusion.training.fine_tuning import fit
 from ntkfusion.training.optimizer import Group
 from ntkfusion.training.recipe import Recipe
+from ntkfusion.training.run import TokenizedTask
 from ntkfusion.training.store import StateStore
 from ntkfusion.utils.parameter_paths import flatten
 from tests.helpers.tiny_training import RECIPE, as_readable, duplicated, tiny_model, tiny_task
@@ -302,5 +303,11 @@ def test_a_head_for_other_classes_is_refused_by_fit_and_evaluate():
     for rows in (task.dev, dataclasses.replace(task.dev, classes=())):
         with pytest.raises(InputError, match="multi_label"):
             evaluate(as_readable(several), rows)
+    bare = with_new_head(tiny_model(), "question-answering")
+    with pytest.raises(InputError, match="scores need a sequence classification head"):
+        evaluate(as_readable(bare), task.dev)
+    swapped = TokenizedTask.of(renamed(tiny_model(), "even", "odd"), task, PLAIN)
+    with pytest.raises(InputError, match="another order of classes; leave it out"):
+        fit(tiny_model(), task, PLAIN, data=swapped)
     named = as_readable(with_label_names(other, task.labels))
     assert evaluate(named, task.dev) == evaluate(tiny_model(), task.dev)

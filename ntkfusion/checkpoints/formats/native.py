@@ -23,7 +23,13 @@ from ntkfusion.checkpoints.formats.native_layouts import block_layout, described
 from ntkfusion.checkpoints.formats.outgoing import STORED, Outgoing
 from ntkfusion.checkpoints.formats.safetensors import SafetensorsFolder, open_file, write_safetensors
 from ntkfusion.checkpoints.formats.statement import Statement
-from ntkfusion.checkpoints.formats.tensors import FLOATS, converted, read_json_object, value_problems
+from ntkfusion.checkpoints.formats.tensors import (
+    FLOATS,
+    converted,
+    read_json_object,
+    underflow_problems,
+    value_problems,
+)
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.config import JsonObject, ModelConfig, check_head, checked_values
 from ntkfusion.models.model import Model, Origin, abstract_params
@@ -248,6 +254,7 @@ def _read(
     for name, stored in opened.arrays([] if problems else opened.tensors):
         array = converted(stored, dtype)
         problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
+        problems += underflow_problems(name, stored, array)
         arrays[name] = jnp.asarray(array)
         del stored, array  # before the next one is read
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ntkfusion.checkpoints.formats.tensors import FLOATS
+from ntkfusion.checkpoints.formats.tensors import FLOATS, lost_share
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import architecture_of
@@ -17,6 +18,12 @@ from ntkfusion.utils.digests import digest
 
 #: Dtypes that weights can be stored in, by numpy's names → by safetensors' names.
 STORED = {np.dtype(numpy).name: name for name, numpy in FLOATS.items()}
+
+
+#: A tensor of which a larger share becomes 0 is told about.
+TOLD_SHARE = 0.01
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,20 +93,32 @@ def _stored_dtype(wanted: str | None, array: np.ndarray, original: str | None) -
 
 
 def digests_of(tensors: Sequence[Outgoing]) -> Mapping[str, str]:
-    """The digest of every tensor as it will be stored.
+    """The digest of every tensor as it will be stored; tensors that lose many of their numbers to 0 are told about.
 
     Raises:
-        InputError: naming every tensor that holds NaN or Inf, or numbers that are too large for how they are stored.
+        InputError: naming every tensor that holds NaN or Inf, numbers that are too large for how they are stored, or
+            a matrix whose numbers are all too small for it.
     """
-    digests, problems = {}, []
+    digests, problems, lost = {}, [], {}
     for tensor in tensors:
         stored = tensor.stored()
         if not np.isfinite(stored).all():
             problems.append(_not_finite(tensor, stored))
+        share = lost_share(tensor.array, stored)
+        if share == 1 and tensor.array.ndim > 1:
+            largest = float(np.abs(tensor.array).max())
+            where = f"{tensor.name} holds numbers up to {largest:.2g}, which are all 0 in {tensor.dtype}"
+            problems.append(f"{where}, choose dtype='float32'")
+        elif share > TOLD_SHARE:
+            lost[f"{tensor.name} ({tensor.dtype})"] = share
         digests[tensor.name] = digest(stored)
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InputError(f"the model cannot be saved: {shown}")
+    if lost:
+        worst = sorted(lost, key=lambda name: -lost[name])[:6]
+        shown = "; ".join(f"{100 * lost[name]:.0f} % of {name}" for name in worst)
+        _log.warning("numbers too small for how they are stored become 0 in %d tensors: %s", len(lost), shown)
     return digests
 
 

@@ -118,6 +118,22 @@ def value_problems(name: str, array: np.ndarray) -> list[str]:
     return [f"{name} holds {nan} NaN and {array.size - int(finite.sum()) - nan} infinite of {array.size} values"]
 
 
+def lost_share(before: np.ndarray, after: np.ndarray) -> float:
+    """The share of the numbers of an array that became 0 in another dtype, of those that were not; 0 if none was."""
+    if before.dtype == after.dtype:
+        return 0.0
+    nonzero = int(np.count_nonzero(before != 0))
+    return 1 - int(np.count_nonzero(after != 0)) / nonzero if nonzero else 0.0
+
+
+def underflow_problems(name: str, stored: np.ndarray, array: np.ndarray) -> list[str]:
+    """Whether all of a matrix became 0 in the dtype that it was read in."""
+    if stored.ndim < 2 or lost_share(stored, array) < 1:
+        return []
+    largest = float(np.abs(stored).max())
+    return [f"{name} holds numbers up to {largest:.2g}, which are all 0 in {array.dtype.name}; load it in float64"]
+
+
 def read_json_object(path: Path, source: str) -> dict[str, Any]:
     """The JSON object in a file of a checkpoint.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ntkfusion.compression.block_errors import error_against
 from ntkfusion.kernels.block.block_kernel import block_kernel
-from ntkfusion.kernels.distance.kernel_distance import relative_error
 from ntkfusion.kernels.kinds import KINDS
 from ntkfusion.models.blocks.block import Block, as_dense_weights
 from ntkfusion.models.blocks.mixture import MixtureBlock
@@ -63,9 +64,10 @@ class ExpertReference:
         if original is None:
             return ExpertErrors(expert, count, None, None, None)
         found = _measure(block, self.inputs[expert], count)
-        return ExpertErrors(
-            expert, count, **{f"{name}_error": relative_error(found[name], original[name]) for name in original}
-        )
+        errors = {name: error_against(original[name], found[name]) for name in original}
+        # an expert that gives 0 has no relative error, as one without tokens has none
+        shown = {f"{name}_error": None if math.isnan(error) else error for name, error in errors.items()}
+        return ExpertErrors(expert, count, **shown)
 
 
 def _filled_up(place: Int[np.ndarray, " n"]) -> Int[np.ndarray, " rows"]:

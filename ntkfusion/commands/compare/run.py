@@ -230,6 +230,7 @@ def _measure(
     comparison = Comparison(
         rows=tuple(rows),
         routing=tuple(mixtures.routing),
+        undefined=_undefined(references),
         command=command_line(options),
         settings=_settings(plan, layers),
         model=describe_model(model),
@@ -238,6 +239,12 @@ def _measure(
         seconds=time.perf_counter() - start,
     )
     return comparison, gallery.galleries()
+
+
+def _undefined(references: Mapping[int, Reference]) -> dict[str, list[int]]:
+    """Error → layers whose original is 0 in it."""
+    names = sorted({name for reference in references.values() for name in reference.undefined})
+    return {name: [layer for layer, each in references.items() if name in each.undefined] for name in names}
 
 
 def _settings(plan: ComparePlan, layers: Sequence[int]) -> Json:
@@ -254,6 +261,7 @@ def _describe_inputs(
         "held_out_sentences": held_out.num_sentences,
         "calibration_tokens": len(calibration.tokens),
         "held_out_tokens": len(held_out.tokens),
+        "held_out_tokens_dropped": held_out.num_dropped,
         "special_tokens": split.special_tokens,
         "max_length": split.max_length,
     }

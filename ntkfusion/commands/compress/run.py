@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,10 +74,14 @@ class CompressResult:
     def card(self) -> Json:
         """What the folder's README says: the notes, and a table with a row per block."""
         rows = {
-            layer: {"parameters": report.parameters, "hidden_width": report.hidden_width, **self.errors.get(layer, {})}
+            layer: {"parameters": report.parameters, "hidden_width": report.hidden_width, **self._shown(layer)}
             for layer, report in self.reports.items()
         }
         return {**self.notes, "blocks": rows}
+
+    def _shown(self, layer: int) -> dict[str, float | str]:
+        errors = self.errors.get(layer, {})
+        return {name: "n/a" if math.isnan(error) else error for name, error in errors.items()}
 
 
 def plan(options: Compress) -> CompressPlan:
@@ -181,6 +186,7 @@ def _facts(
         "text": describe_text(options.text),
         "calibration_tokens": 0 if calibration is None else len(calibration.tokens),
         "held_out_tokens": 0 if held_out is None else len(held_out.tokens),
+        "held_out_tokens_dropped": 0 if held_out is None else held_out.num_dropped,
     }
 
 
@@ -193,9 +199,13 @@ def _sizes(compressed: Compressed) -> dict[str, int]:
 
 
 def _means(errors: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Means over layers, as `compare` prints them."""
+    """Means over layers, as `compare` prints them: without those where an error is relative to 0."""
     names = next(iter(errors.values()), {})
-    return {f"mean_{name}": sum(layer[name] for layer in errors.values()) / len(errors) for name in names}
+    means = {}
+    for name in names:
+        defined = [layer[name] for layer in errors.values() if not math.isnan(layer[name])]
+        means |= {f"mean_{name}": sum(defined) / len(defined)} if defined else {}
+    return means
 
 
 def write(result: CompressResult, folder: Path) -> None:
@@ -219,10 +229,14 @@ def blocks_table(result: CompressResult) -> Table:
     for name in ("block", "hidden width", "params kept", *(ERRORS.values() if measured else ()), "seconds"):
         table.add_column(name, justify="right")
     for layer, report in result.reports.items():
-        errors = [f"{result.errors[layer][name]:.3f}" for name in ERRORS] if measured else []
+        errors = [_error(result.errors[layer][name]) for name in ERRORS] if measured else []
         share = f"{100 * report.parameters / report.original_parameters:.1f} %"
         table.add_row(str(layer), str(report.hidden_width), share, *errors, f"{report.seconds:.2f}")
     return table
+
+
+def _error(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
 def show(result: CompressResult, console: Console) -> None:

@@ -26,6 +26,9 @@ from ntkfusion.errors import InputError
 #: Python's own limit on a cell of CSV, 128 KiB, is shorter than some documents.
 _LONGEST_CELL = 2**31 - 1
 
+#: Cells that programs write where a label is missing.
+_MISSING = frozenset({"na", "n/a", "nan", "<na>", "null", "none", "-", "?"})
+
 _ABSENT = object()  # a key that a line of JSON lacks
 
 
@@ -180,14 +183,16 @@ def are_scores(table: Table, cells: Sequence[str]) -> bool:
     """Whether labels are scores: all are numbers, and not all whole ones.
 
     Raises:
-        InputError: if most labels are numbers and some are not, or not finite ones.
+        InputError: if most labels are numbers and some are not, or not finite ones; if all are but for those that stand
+            for a missing one.
     """
     numbers = [_number(cell) for cell in cells]
     bad = [row for row, number in enumerate(numbers) if number is None]
-    if bad and 2 * len(bad) < len(cells):
+    missing = all(cells[row].casefold() in _MISSING or _is_infinite(cells[row]) for row in bad)
+    if bad and len(bad) < len(cells) and (missing or 2 * len(bad) < len(cells)):
         raise InputError(
-            f"{table.where(bad[0])}: label {cells[bad[0]]!r} is not a finite number, most others are; correct it, or "
-            "say that these are classes (regression=False, --labels classes)"
+            f"{table.where(bad[0])}: label {cells[bad[0]]!r} is not a finite number, {'all' if missing else 'most'} "
+            "others are; correct it, remove the row, or say that these are classes (regression=False, --labels classes)"
         )
     return not bad and any(number != round(number) for number in numbers if number is not None)
 
@@ -209,10 +214,11 @@ def class_names(table: Table, cells: Sequence[str]) -> tuple[str, ...]:
     """The different labels: numbers by value, anything else by alphabet.
 
     Raises:
-        InputError: if there are fewer than two.
+        InputError: if there are fewer than two, or one number is spelled in two ways.
     """
-    numeric = all(_number(cell) is not None for cell in cells)
-    names = {_name(cell) for cell in cells} if numeric else set(cells)
+    names, numeric = {*cells}, all(_number(cell) is not None for cell in cells)
+    if numeric:
+        _check_spellings(table, cells)
     if len(names) < 2:
         raise InputError(f"{table.path}: all labels are {next(iter(names))!r}; at least two classes are needed")
     return tuple(sorted(names, key=lambda name: (_number(name), name) if numeric else name))
@@ -225,12 +231,27 @@ def class_indices(table: Table, cells: Sequence[str], names: Sequence[str]) -> I
         InputError: if one is not among them.
     """
     index = {name: place for place, name in enumerate(names)}
-    numeric = all(_number(name) is not None for name in names)
-    places = [index.get(_name(cell) if numeric else cell) for cell in cells]
+    places = [index.get(cell) for cell in cells]
     for row, place in enumerate(places):
         if place is None:
-            raise InputError(f"{table.where(row)}: label {cells[row]!r} is unknown; the classes are {', '.join(names)}")
+            same = [name for name in names if _number(name) is not None and _number(name) == _number(cells[row])]
+            hint = f"; {same[0]!r} is the same number, spell it alike" if same else ""
+            known = ", ".join(names)
+            raise InputError(f"{table.where(row)}: label {cells[row]!r} is unknown; the classes are {known}{hint}")
     return np.asarray(places, np.int32)
+
+
+def _check_spellings(table: Table, cells: Sequence[str]) -> None:
+    """Refuse 01 beside 1, or 1.0: are they one class or two?"""
+    first: dict[int | float | None, int] = {}
+    for row, cell in enumerate(cells):
+        before = first.setdefault(_number(cell), row)
+        if cells[before] != cell:
+            raise InputError(
+                f"{table.where(row)}: label {cell!r} is the number that line {table.lines[before]} spells "
+                f"{cells[before]!r}; spell both alike if they are one class, else give the classes names that are no "
+                "numbers"
+            )
 
 
 def _number(text: str) -> int | float | None:
@@ -248,9 +269,9 @@ def _number(text: str) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _name(text: str) -> str:
-    """One spelling for equal numbers: 1, 01 and 1.0 are one class."""
-    number = _number(text)
-    if number is None:
-        return text
-    return str(int(number) if number == int(number) else number)
+def _is_infinite(text: str) -> bool:
+    """Whether a text is a number to Python, but no finite one: nan, inf, 1e999."""
+    try:
+        return "_" not in text and not math.isfinite(float(text))
+    except ValueError:
+        return False

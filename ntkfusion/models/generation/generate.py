@@ -53,8 +53,7 @@ def generate(
     ends = _end_tokens(eos_token_id, config)
     _check_options(max_new_tokens, num_beams, length_penalty)
     prompts, mask = _checked_prompts(input_ids, attention_mask, config, max_new_tokens)
-    known = pad_token_id if pad_token_id is not None else config.pad_token_id
-    pad = jnp.asarray(known if known is not None else next(iter(ends), 0), jnp.int32)
+    pad = jnp.asarray(_padding(pad_token_id, ends, config), jnp.int32)
     # a token that does not exist stands for no end: one program for both
     weights, eos = Weights(model.params, model.constants), jnp.asarray(ends or (-1,), jnp.int32)
     if num_beams == 1:
@@ -84,6 +83,14 @@ def _end_tokens(eos: int | Sequence[int] | None, config: GPT2Config) -> tuple[in
     if len(given) >= config.vocab_size:
         raise InputError("every word of the vocabulary is an end token; nothing can be generated")
     return given
+
+
+def _padding(pad: int | None, ends: tuple[int, ...], config: GPT2Config) -> int:
+    """What stands behind an end: it is read again, and so a row of the embedding."""
+    if pad is not None and not 0 <= pad < config.vocab_size:
+        raise InputError(f"pad_token_id must be from 0 to {config.vocab_size - 1}, got {pad}")
+    known = config.pad_token_id if pad is None else pad
+    return known if known is not None and 0 <= known < config.vocab_size else next(iter(ends), 0)
 
 
 def _check_options(max_new_tokens: int, num_beams: int, length_penalty: float) -> None:

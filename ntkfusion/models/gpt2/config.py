@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from ntkfusion.errors import InputError
@@ -93,6 +94,16 @@ class GPT2Config(ModelConfig):
     def block_paths(self) -> tuple[str, ...]:
         """``layer_0/mlp`` and so on."""
         return tuple(f"layer_{index}/mlp" for index in range(self.n_layer))
+
+    @property
+    def table_sizes(self) -> Mapping[str, int]:
+        """Words, which segments are too, and positions."""
+        return {**super().table_sizes, "token_type_ids": self.vocab_size, "position_ids": self.n_positions}
+
+    @property
+    def is_causal(self) -> bool:
+        """It is a decoder."""
+        return True
 
     @property
     def readout_token(self) -> Literal["first", "last"]:

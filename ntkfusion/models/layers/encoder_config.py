@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from ntkfusion.errors import InputError
@@ -72,6 +72,12 @@ class EncoderConfig(ModelConfig):
     def block_paths(self) -> tuple[str, ...]:
         """``layer_0/mlp`` and so on."""
         return tuple(f"layer_{index}/mlp" for index in range(self.num_hidden_layers))
+
+    @property
+    def table_sizes(self) -> Mapping[str, int]:
+        """Words, segments and positions."""
+        sizes = {"token_type_ids": self.type_vocab_size, "position_ids": self.max_position_embeddings}
+        return {**super().table_sizes, **sizes}
 
     @property
     def embedding_width(self) -> int:

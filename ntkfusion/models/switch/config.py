@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from ntkfusion.errors import InputError
@@ -109,6 +110,11 @@ class SwitchConfig(ModelConfig):
     def max_length(self) -> None:
         """None: relative positions have no limit."""
         return None
+
+    @property
+    def table_sizes(self) -> Mapping[str, int]:
+        """Words, of either side."""
+        return {**super().table_sizes, "decoder_input_ids": self.vocab_size}
 
     @property
     def block_paths(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +11,18 @@ import pytest
 import ntkfusion as nf
 from ntkfusion.commands.compare.options import Compare
 from ntkfusion.commands.compare.run import _compress, plan, run
+from ntkfusion.commands.compress import run as compress_job
+from ntkfusion.commands.compress.options import Compress
 from ntkfusion.compression.contract import LayerwiseMethod
 from ntkfusion.compression.registry import METHODS, Entry
 from ntkfusion.data.block_inputs import collect_block_inputs
+from ntkfusion.data.calibration import CalibrationSplit
 from ntkfusion.errors import InputError
+from ntkfusion.models.gpt2.config import GPT2Config
+from ntkfusion.reporting.results import read_comparison
+from ntkfusion.reporting.summary import mean_errors
 from ntkfusion.utils.progress import Progress
+from tests.helpers.small_encoders import random_weights
 
 
 class Told(Progress):
@@ -140,3 +149,77 @@ def test_gallery_shows_the_words_of_the_middle_layer(measured):
     assert "[CLS]" not in gallery.tokens
     assert gallery.kernels["sgd"].keys() == {"original", "mlp-fusion", "svd"}
     assert gallery.kernels["sign"]["svd"].shape == (32, 32)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory, minilm):
+    """A small random GPT-2 with a tokenizer that folds case, and sentences that begin alike or differ in case alone."""
+    config = GPT2Config(vocab_size=30522, hidden_size=8, n_layer=1, n_head=2, n_positions=32)
+    model = dataclasses.replace(random_weights(config, 0.3), tokenizer=minilm.tokenizer)
+    folder = tmp_path_factory.mktemp("models")
+    words = ["the film is long", "the film was short", "a day", "rain fell on us", "who knows", "so it goes", "the end"]
+    (folder / "text.txt").write_text("\n".join([*words, *map(str.upper, words)]))
+    return nf.save_model(model, folder / "gpt2"), folder / "text.txt"
+
+
+@pytest.mark.parametrize("command", ["compare", "compress"])
+def test_what_a_method_saw_is_not_what_it_is_measured_on(gpt2, command, tmp_path, monkeypatch):
+    """Neither sentences that only the tokenizer makes equal, nor tokens that a causal model has seen as they are."""
+    folder, text = gpt2
+    seen = []
+    collect = CalibrationSplit.collect
+
+    def kept(self, *given, **options):
+        seen.append(collect(self, *given, **options))
+        return seen[0]
+
+    monkeypatch.setattr(CalibrationSplit, "collect", kept)
+    if command == "compare":
+        planned = plan(Compare(str(folder), methods=("random-neurons",), width=(0.5,), text=text, out=tmp_path / "a"))
+        inputs = run(planned, Progress()).comparison.inputs
+    else:
+        planned = compress_job.plan(Compress(str(folder), method="random-neurons", text=text, out=tmp_path / "a"))
+        inputs = compress_job.run(planned, Progress()).notes
+    ((calibration, held_out),) = seen
+    split = planned.split
+    held = {sentence.lower() for sentence in split.held_out}
+    expected = [sentence for sentence in split.calibration if sentence.lower() not in held]
+    assert 0 < len(expected) < len(split.calibration)
+    assert calibration.num_sentences == len(expected)
+    rows = [np.asarray(part.inputs[0]) for part in (calibration, held_out)]
+    assert not (rows[1][:, None] == rows[0][None, :]).all(axis=-1).any()
+    # at least [CLS] of every sentence
+    assert inputs["held_out_tokens_dropped"] == held_out.num_dropped >= len(split.held_out)
+    assert inputs["held_out_tokens"] == len(held_out.tokens)
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory, minilm):
+    """A small random BERT whose first MLP block gives 0."""
+    config = nf.BertConfig(
+        vocab_size=30522, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12
+    )
+    model = dataclasses.replace(random_weights(config, 0.3), tokenizer=minilm.tokenizer)
+    block = model.mlp_blocks()[0]
+    model = model.replace_mlp_blocks({0: block.replace(w2=0 * block.w2, b2=0 * block.b2)})
+    return nf.save_model(model, tmp_path_factory.mktemp("models") / "silent", format="ntkfusion")
+
+
+def test_a_layer_whose_original_is_zero_does_not_halve_the_mean(silent, tmp_path):
+    asked = {"methods": ("random-neurons",), "width": (0.5,), "tokens": 16, "calibration_tokens": 16}
+    found = run(plan(Compare(str(silent), **asked, out=tmp_path / "a")), Progress()).comparison
+    assert found.undefined == {"output_error": [0]}
+    silent_row, row = found.rows
+    assert np.isnan(silent_row.output_error)
+    assert mean_errors(found, 0.5)["output_error"] == pytest.approx([row.output_error])
+    (tmp_path / "results.json").write_text(found.to_json())
+    again = read_comparison(tmp_path / "results.json")
+    assert mean_errors(again, 0.5)["output_error"] == pytest.approx([row.output_error])
+
+
+@pytest.mark.wide
+def test_a_layer_whose_original_is_zero_has_no_error_in_compress(silent, tmp_path):
+    words = {"method": "random-neurons", "width": 0.5, "tokens": 16, "format": "ntkfusion", "out": tmp_path / "b"}
+    small = compress_job.run(compress_job.plan(Compress(str(silent), **words)), Progress())
+    assert small.notes["mean_output_error"] == small.card["blocks"][1]["output_error"] > 0.01
+    assert small.card["blocks"][0]["output_error"] == "n/a"

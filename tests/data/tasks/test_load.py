@@ -48,13 +48,14 @@ def test_all_formats_give_the_same_task(tmp_path, suffix):
     [
         (["pos", "neg", " pos "], {}, ("neg", "pos"), 1),
         ([True, False, True], {}, ("false", "true"), 1),
-        (["1.0", "01", 0], {}, ("0", "1"), 1),
+        (["01", "02", "01"], {}, ("01", "02"), 0),
+        ([1.0, 0.0], {}, ("0.0", "1.0"), 1),
         ([2**60, 2**60 + 1, 2**60], {}, (str(2**60), str(2**60 + 1)), 0),
         ([0.5, 2, 10], {}, (), 0.5),
         ([1, 2, 10], {"regression": True}, (), 1.0),
         ([0.5, 10.25, 9], {"regression": False}, ("0.5", "9", "10.25"), 0),
         (["1", "nan", "x"], {}, ("1", "nan", "x"), 0),
-        (["7", "nan"], {}, ("7", "nan"), 0),
+        (["7", "nan"], {"regression": False}, ("7", "nan"), 0),
         ([10**400, -1], {}, ("-1", str(10**400)), 1),
     ],
 )
@@ -85,8 +86,14 @@ def test_dev_is_held_out_of_train_where_there_is_none(tmp_path):
         ([1, None], {}, r"a.jsonl, line 2: 'label' is missing"),
         ([1, " "], {}, r"line 2: 'label' is missing"),
         ([1, [2]], {}, r"line 2: a label is text or a number, 'label' is \[2\]"),
-        ([0.5, 1.5, float("nan")], {}, r"line 3: label 'NaN' is not a finite number, most others are"),
+        ([0.5, 1.5, float("nan")], {}, r"line 3: label 'NaN' is not a finite number, all others are"),
+        ([0.5, 1.5, 3, "x", "nan"], {}, r"line 4: label 'x' is not a finite number, most others are"),
         ([0, 1, "NA"], {}, r"line 3: label 'NA' is not a finite number"),
+        ([float("nan"), 1.5], {}, r"line 1: label 'NaN' is not a finite number, all others are; correct it, remove"),
+        (["nan", "7"], {}, r"line 1: label 'nan' is not a finite number, all others are"),
+        (["1e999", "NULL", 1], {}, r"line 1: label '1e999' is not a finite number, all others are"),
+        ([0, 1, "01"], {}, r"line 3: label '01' is the number that line 2 spells '1'; spell both alike"),
+        ([1.0, 0, 1], {}, r"line 3: label '1' is the number that line 1 spells '1.0'"),
         ([0.5, "x"], {"regression": True}, r"line 2: score 'x' is not a finite number"),
         ([0.5, float("nan")], {"regression": True}, r"line 2: score 'NaN' is not a finite number"),
         ([10**40, 1], {"regression": True}, r"line 1: score '10+' is not a finite number of float32"),
@@ -128,3 +135,10 @@ def test_missing_splits_are_named(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=rf"{name} lacks .*train.*to take {name} from the hub"):
         load_task(name, data_dir=tmp_path)
+
+
+def test_a_number_that_another_split_spells_otherwise_is_not_taken_for_it(tmp_path):
+    train = write(tmp_path, "train.csv", [("x", "1"), ("y", "2")])
+    other = write(tmp_path, "other.csv", [("x", "01"), ("y", "2")])
+    with pytest.raises(InputError, match=r"line 2: label '01' is unknown; the classes are 1, 2; '1' is the same"):
+        read(train, other)

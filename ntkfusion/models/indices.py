@@ -14,6 +14,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from ntkfusion.errors import InputError
@@ -48,7 +49,7 @@ def check_indices(config: ModelConfig, arrays: Mapping[str, Int[Array | np.ndarr
         indices = arrays.get(name)
         if indices is None or not indices.size:
             continue
-        if isinstance(indices, jax.core.Tracer):
+        if isinstance(indices, Tracer):
             jax.debug.callback(partial(_check_seen, name, rows), jnp.min(indices), jnp.max(indices))
         else:
             numbers = np.asarray(indices)

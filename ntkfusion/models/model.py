@@ -157,6 +157,8 @@ class Model:
         Layers that share a block (`ModelConfig.applications`) have an entry each. A decoder reads the same tokens as
         the encoder, shifted to the right: its row t is the position that predicts token t.
         """
+        if indices_are_checked():
+            check_indices(self.config, {"input_ids": input_ids})
         return _block_inputs(self.config, self.params, self.constants, input_ids, attention_mask)
 
     def _run(self, params: Params, batch: Batch, **options: Any) -> Any:

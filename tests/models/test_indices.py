@@ -49,6 +49,9 @@ def test_a_row_that_is_not_there_is_an_error_and_no_nan(config, inputs, said, mo
         model.apply(model.params, **inputs)
     with pytest.raises(InputError, match=said):
         model.hidden_states(model.params, **inputs)
+    if len(inputs) == 1:
+        with pytest.raises(InputError, match=said):
+            model.block_inputs(IDS * 0 + inputs["input_ids"], np.ones_like(IDS))
 
 
 def test_rows_that_are_there_are_computed_with_also_when_they_are_looked_at():

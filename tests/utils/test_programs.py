@@ -87,6 +87,7 @@ LOOP = """
     import ntkfusion as nf
     from ntkfusion.utils import programs
 
+    nf.MLPBlock, nf.block_kernel  # names are imported when they are used, and with them the watch begins
     if "watched" not in sys.argv:
         jax.monitoring.clear_event_listeners()  # as it was
     # ballast, so that the end is near: pages of alternating rights are maps of their own
@@ -109,8 +110,8 @@ LOOP = """
 
 
 def sweep(*arguments):
-    """A session that compiles several programs for each of many widths, with room for some hundreds."""
-    script = textwrap.dedent(LOOP).format(room=2500, widths=60)
+    """A session that compiles several programs for each of many widths, with room for few of them."""
+    script = textwrap.dedent(LOOP).format(room=800, widths=26)
     environment = {"JAX_COMPILATION_CACHE_DIR": ""}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],

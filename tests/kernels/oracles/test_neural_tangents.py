@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.interpreters import ad
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError, NTKFusionError
@@ -186,7 +187,7 @@ def test_linearization_of_functions_that_ignore_or_return_parameters(x64):
 
 @pytest.mark.parametrize("shortcut", wide_unless(lambda shortcut: not shortcut, [False, True]))
 def test_structured_derivatives_through_a_reshape_with_and_without_shortcuts(x64, shortcut):
-    """Without them what came back to a reshape lacked its leading axis of length 1 (its own FlaxCnnTest)."""
+    """A small network like that of its own FlaxCnnTest, whose flattening is a reshape."""
     nt = load_neural_tangents()
     params, x, z = {"w": normal(1, 4, 3), "v": normal(2, 6, 2)}, normal(3, 3, 2, 4), normal(4, 2, 2, 4)
 
@@ -200,6 +201,15 @@ def test_structured_derivatives_through_a_reshape_with_and_without_shortcuts(x64
         )
     expected = compiled_dense_kernel(lambda params, x: f(params, x[None])[0], params, x, z)
     assert relative(found, expected) <= 1e-12
+
+
+def test_what_comes_back_to_a_reshape_may_lack_axes_of_length_1():
+    """neural-tangents trims them with its shortcuts off, and JAX's old rule did not look at them."""
+    (equation,) = jax.make_jaxpr(lambda x: x.reshape(1, 6))(jnp.ones((2, 3))).eqns
+    linear = ad.UndefinedPrimal(equation.invars[0].aval)
+    for shape in ((6,), (1, 6)):
+        (found,) = shim.equation_vjp(equation, jnp.arange(6.0).reshape(shape), linear)
+        assert found.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.slow

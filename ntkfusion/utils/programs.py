@@ -12,7 +12,6 @@ import functools
 import gc
 import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -69,7 +68,7 @@ class _Watch:
     def __init__(self) -> None:
         self.compiled = 0
 
-    def __call__(self, event: str, duration: float, **facts: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event != _COMPILED:
             return
         self.compiled += 1

@@ -2,6 +2,9 @@
 
 Sign kernels need ``sgn σ(h)`` and ``sgn σ'(h)``. Taking the sign of a float32 value is wrong in the tails (a GELU of −6
 underflows to 0, whose sign is 0 instead of −1), so the signs come from where σ and σ' are known to change theirs.
+
+Far out a smooth activation is max(h, 0) to the last bit, and its formula overflows (h³, or ∞ · 0). So beyond `far` it
+is that, in a way that derivatives of every order, in forward and in reverse mode, are right there too.
 """
 
 from __future__ import annotations
@@ -47,6 +50,35 @@ class Activation:
     derivative_zero: float
 
 
+#: Beyond these |h| all that σ lacks to max(h, 0) underflows; in float16, whose powers of h overflow early, beyond the
+#: second number.
+_FAR: dict[str, tuple[float, float]] = {"gelu": (40.0, 10.0), "gelu_tanh": (40.0, 10.0), "silu": (800.0, 40.0)}
+
+
+def far(name: str, dtype: jnp.dtype) -> float:
+    """From which |h| on a smooth activation is max(h, 0) to the last bit, all its derivatives included.
+
+    Args:
+        name: "gelu", "gelu_tanh" or "silu".
+        dtype: of h.
+
+    Returns:
+        The limit, a number of that type.
+    """
+    return _FAR[name][jnp.finfo(dtype).maxexp < 100]
+
+
+def _saturated(name: str, near: Elementwise, beyond: Elementwise) -> Elementwise:
+    """`near` below `far`, `beyond` from there on: the formula of `near` is never given what it overflows at."""
+
+    def function(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        limit = far(name, h.dtype)
+        # not >: at the limit itself the derivative of clip is ½
+        return jnp.where(jnp.abs(h) >= limit, beyond(h), near(jnp.clip(h, -limit, limit)))
+
+    return function
+
+
 def _step(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return (h > 0).astype(h.dtype)
 
@@ -80,6 +112,7 @@ def _silu_derivative(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def _smooth(name: str, value: Elementwise, derivative: Elementwise, derivative_zero: float) -> Activation:
+    value, derivative = _saturated(name, value, jax.nn.relu), _saturated(name, derivative, _step)
     return Activation(name, value, derivative, jnp.sign, _sign_around(derivative_zero), derivative_zero)
 
 

@@ -20,8 +20,9 @@ from ntkfusion.kernels.block.terms import Outputs
 from ntkfusion.kernels.block.terms import evaluate as evaluate_terms
 from ntkfusion.kernels.kinds import Kind
 from ntkfusion.models.blocks.dense import MLPBlock
+from ntkfusion.theory.activations.majorants import Supremum
 from ntkfusion.theory.activations.suprema import supremum_on
-from ntkfusion.theory.blocks.evaluation import FusedConstants, constants_of
+from ntkfusion.theory.blocks.evaluation import PairConstants, constants_of
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
 from ntkfusion.theory.trajectories import with_constants
 from ntkfusion.verification.cases import BlockCase, real_cases, synthetic_cases
@@ -201,7 +202,7 @@ class KernelBoundCheck:
         return self.compare(self.terms, old, *_arranged(case, variant), case.x, few)
 
 
-def _arranged(case: BlockCase, variant: Variant) -> tuple[MLPBlock, FusedPair, FusedConstants]:
+def _arranged(case: BlockCase, variant: Variant) -> tuple[MLPBlock, FusedPair, PairConstants]:
     """The fused block, the pair and the constants."""
     fused = with_constants(case.fused(variant))
     return fused, pair_blocks(case.original, fused, case.labels), constants_of(case.original, fused)
@@ -243,8 +244,12 @@ def term_controls(
     return found
 
 
-#: Name of the switch that belongs to the suprema of σ'' and σ''' on segments, beside those of a bound's terms.
-SUPREMUM = "supremum"
+#: Names of the switches that belong to the suprema of σ'' and σ''' on segments (both, or that of σ''' alone), beside
+#: those of a bound's terms.
+SUPREMUM, TAYLOR = "supremum", "taylor"
+
+#: A bound whose 1/6 of sup |σ'''| were 1/7 (in slopes 3/7 for 1/2).
+SEVENTH = ("Taylor's 1/6 of sup |σ'''| replaced by 1/7", 6 / 7)
 
 
 def switchboard(bound: SwitchedBound, terms: Terms, switches: Sequence[str]) -> Callable[..., Array]:
@@ -253,7 +258,7 @@ def switchboard(bound: SwitchedBound, terms: Terms, switches: Sequence[str]) -> 
     Args:
         bound: the bound as a function of suprema, terms and its other arguments.
         terms: a named tuple of functions.
-        switches: what the factors belong to: fields of `terms`, or `SUPREMUM`.
+        switches: what the factors belong to: fields of `terms`, `SUPREMUM` or `TAYLOR`.
 
     Returns:
         The function; its factors are an array, 1 for a term as it is, 0 for one that is deleted.
@@ -261,11 +266,21 @@ def switchboard(bound: SwitchedBound, terms: Terms, switches: Sequence[str]) -> 
 
     def scaled(factors: Float[Array, " n"], *arguments: Any) -> Array:
         by_name = {name: factors[index] for index, name in enumerate(switches)}
-        supremum = multiplied(supremum_on, by_name.pop(SUPREMUM)) if SUPREMUM in by_name else supremum_on
+        both, third = (by_name.pop(name, 1.0) for name in (SUPREMUM, TAYLOR))
+        supremum = scaled_suprema(both, third)
         changed = {name: multiplied(getattr(terms, name), factor) for name, factor in by_name.items()}
         return bound(supremum, terms._replace(**changed), *arguments)
 
     return jax.jit(scaled, compiler_options=FAST)
+
+
+def scaled_suprema(both: Array | float, third: Array | float) -> Supremum:
+    """Suprema on segments, that of σ'' times `both`, that of σ''' times both factors."""
+
+    def supremum(name: str, order: int, start: Float[Array, "*s"], end: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return (both * third if order == 3 else both) * supremum_on(name, order, start, end)
+
+    return supremum
 
 
 def multiplied(term: Callable[..., Array], factor: Array | float) -> Callable[..., Array]:

@@ -150,6 +150,29 @@ def moved_case(activation: str, seed: int, residual: float) -> BlockCase:
     return dataclasses.replace(case, name=f"moved centres, residual {residual:g}", clusters=clusters)
 
 
+#: By activation a preactivation h̃ and a shift Δ at which g̃Δ, σ''(h̃) Δ² and σ''' Δ³ have one sign, so that they add up,
+#: and σ''' hardly changes between: Taylor's bounds of σ and σ' are attained up to 2 %.
+ATTAINED = {"gelu": (-0.72, 0.38), "gelu_tanh": (-0.72, 0.38), "silu": (-1.2, 0.7)}
+
+
+def attained_case(activation: str, seed: int) -> BlockCase:
+    """Neurons shifted from their centres by one Δ, all weights along one direction: nothing cancels.
+
+    Where a bound is attained, every number in it counts: a constant of Taylor's that is too small shows.
+    """
+    h, delta = ATTAINED[activation]
+    labels, scales = planted_labels(SIZES), 0.5 + np.abs(normal(10 * seed, len(SIZES)))
+    directions = np.abs(normal(10 * seed + 1, D + 1 + OUT))
+    directions[:D] *= 0.002
+    vectors = (scales[:, None] * directions[None, :])[labels]
+    vectors[:, D] = h + delta
+    block = block_of(vectors, normal(10 * seed + 2, OUT), activation)
+    clusters = clusters_of(block, labels)
+    centroids = clusters.centroids.at[:, D].set(h)
+    clusters = dataclasses.replace(clusters, centroids=centroids)
+    return BlockCase("attained", block, clusters, inputs_of(seed))
+
+
 def random_case(activation: str, seed: int) -> BlockCase:
     """Neurons that do not cluster, each with the nearest of the first few."""
     block = random_block(activation, seed)
@@ -164,12 +187,13 @@ def inputs_of(seed: int) -> Float[Array, "N d"]:
 
 
 def synthetic_cases(scope: Scope) -> list[BlockCase]:
-    """Planted clusters (means and moved centres) and random blocks; in full mode of every activation."""
+    """Planted clusters (means and moved centres), random blocks, attained bounds; in full mode of every activation."""
     residuals, cases = (1e-3, 1e-2, 0.1, 0.3), []
     for number, activation in enumerate(QUICK_ACTIVATIONS if scope.quick else ACTIVATIONS):
         seed = 100 * scope.seed + 10 * number
         cases += [planted_case(activation, seed, residual) for residual in residuals]
         cases += [moved_case(activation, seed, 0.1), random_case(activation, seed)]
+        cases += [attained_case(activation, seed)] if activation in ATTAINED else []
     return cases
 
 

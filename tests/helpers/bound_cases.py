@@ -45,6 +45,7 @@ class PairRecipe:
         constants: "none", "v1", "v4" or "any" of both signs.
         zeros: what is set to 0: "", "w", "v", "x", "centre".
         seed: of everything else.
+        original: constants of the original, "none" or "any".
     """
 
     w: float
@@ -55,6 +56,7 @@ class PairRecipe:
     constants: str
     zeros: str
     seed: int
+    original: str = "none"
 
 
 CENTRES, CONSTANTS, ZEROS = ("mean", "near", "far"), ("none", "v1", "v4", "any"), ("", "", "w", "v", "x", "centre")
@@ -90,7 +92,8 @@ def build_pair(shape: PairShape, activation: str, recipe: PairRecipe) -> BlockPa
     if recipe.zeros == "centre":
         centres[0] = 0
     q, r = _constants(recipe.constants, counts, rng)
-    original = _block(neurons, None, None, shape, activation, rng)
+    own = _constants(recipe.original, np.ones(shape.m), rng)
+    original = _block(neurons, *own, shape, activation, rng)
     fused = _block(centres, q, r, shape, activation, rng, counts)
     if original.b2 is not None and recipe.centres != "far":
         fused = fused.replace(b2=original.b2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ntkfusion.errors import InputError
-from ntkfusion.models.activations import ACTIVATIONS, ALIASES, get_activation
+from ntkfusion.models.activations import ACTIVATIONS, ALIASES, far, get_activation
+from tests.helpers.tiers import wide_unless
 
 REFERENCE = {
     "relu": jax.nn.relu,
@@ -87,6 +91,63 @@ def test_derivative_changes_its_sign_at_the_root(x64, name):
     assert below < 0 < above
     grid = jnp.asarray(np.linspace(-10, 10, 2001))
     np.testing.assert_array_equal(activation.derivative_sign(grid), jnp.sign(activation.derivative(grid)))
+
+
+@partial(jax.jit, static_argnums=0)
+def orders(name, h):
+    """σ, σ' as it is written and by both modes, σ'' by both modes of σ and from σ': what anything may ask for."""
+    value, slope = ACTIVATIONS[name].value, ACTIVATIONS[name].derivative
+    forward = lambda f: lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]  # noqa: E731
+    first = [slope, forward(value), jax.grad(value)]
+    second = [forward(slope), jax.grad(slope), forward(jax.grad(value)), jax.grad(forward(value))]
+    second += [forward(forward(value)), jax.grad(jax.grad(value))]
+    return [jax.vmap(f)(h) for f in (value, *first)], [jax.vmap(f)(h) for f in second]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    wide_unless(
+        lambda name, dtype: name == "gelu_tanh" and dtype in ("float16", "float32"),
+        product(ACTIVATIONS, ["float16", "bfloat16", "float32", "float64"]),
+    ),
+)
+def test_no_derivative_of_a_huge_number_is_nan(x64, name, dtype):
+    """tanh GELU's inner h³ overflowed (from 60 on in float16, 1e13 in float32), and then a slope of 1 was NaN."""
+    limit = float(jnp.finfo(dtype).max)
+    powers = [exponent for exponent in (0, 1, 2, 3, 4, 6, 13, 19, 20, 37, 100, 154, 200, 300) if 10.0**exponent < limit]
+    sizes = np.concatenate([10.0 ** np.array(powers), [60, 40, 30, 10, 7, 800, limit, np.inf]])
+    h = jnp.asarray(np.concatenate([sizes, -sizes]), dtype)
+    (value, *first), second = orders(name, h)
+    with jax.enable_x64(True):
+        exact, (bend, *_) = orders(name, jnp.clip(h.astype(jnp.float64), -1e3, 1e3))
+    sizes = np.abs(np.asarray(h, np.float64))
+    finite, tolerance = np.isfinite(sizes), 16 * float(jnp.finfo(dtype).eps)
+
+    def close(found, expected):
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=tolerance)
+
+    close(np.asarray(value, np.float64)[finite] / sizes[finite], exact[0][finite] / np.minimum(sizes[finite], 1e3))
+    np.testing.assert_array_equal(np.asarray(value, np.float64)[~finite], [np.inf, 0])
+    for found in first:
+        close(found, exact[1])
+    for found in second:
+        close(found, bend)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_activations_do_not_jump_where_they_saturate(x64, name, dtype):
+    """Beside the point from which on the formula is not used, it says the same; and NaN stays NaN."""
+    limit = far(name, jnp.dtype(dtype))
+    at = jnp.asarray([limit, -limit], dtype)
+    beyond = at * jnp.asarray(1.01, dtype)
+    assert bool(jnp.all(jnp.abs(beyond) > limit))
+    for function in (ACTIVATIONS[name].value, ACTIVATIONS[name].derivative):
+        near, outside = function(at), function(beyond)
+        scale = at if function is ACTIVATIONS[name].value else jnp.ones_like(at)
+        assert near.tolist() == [float(scale[0]), 0]
+        assert outside.tolist() == [float(beyond[0] if scale is at else 1), 0]
+        assert bool(jnp.isnan(function(jnp.asarray(jnp.nan, dtype))))
 
 
 def test_aliases_are_other_names_of_the_same():

@@ -15,6 +15,11 @@ import pytest
 
 from ntkfusion.commands.main import main
 from ntkfusion.commands.verify import run as verify_job
+from ntkfusion.theory.activations import majorants
+from ntkfusion.theory.activations.suprema import supremum_on
+from ntkfusion.theory.blocks.evaluation import evaluate_unchecked
+from ntkfusion.theory.blocks.output_bounds import OUTPUT_TERMS, output_bound_of
+from ntkfusion.theory.blocks.pairs import pair_blocks
 from ntkfusion.theory.trajectories import Law
 from ntkfusion.verification import cases as check_cases
 from ntkfusion.verification import statements
@@ -116,11 +121,11 @@ MUTATIONS = [
 ]
 
 
-def outcome_without(statement, term: str) -> CheckOutcome:
-    """What the check of a bound finds if a term of it is 0."""
+def outcome_without(statement, term: str | None) -> CheckOutcome:
+    """What the check of a bound finds if a term of it, or none, is 0."""
 
     bound = statement.BOUND
-    terms = bound.terms._replace(**{term: multiplied(getattr(bound.terms, term), 0.0)})
+    terms = bound.terms if term is None else bound.terms._replace(**{term: multiplied(getattr(bound.terms, term), 0.0)})
     with double_precision():
         return dataclasses.replace(bound, terms=terms).run(Scope())
 
@@ -141,6 +146,35 @@ def test_a_check_without_a_main_term_turns_red(few_activations, statement, term)
     outcome = outcome_without(statement, term)
     assert any(row.violations for row in outcome.rows)
     assert not outcome.passed
+
+
+@pytest.mark.parametrize("statement", [output_bound, signal_bound])
+def test_a_bound_with_a_seventh_in_place_of_taylor_s_sixth_turns_its_check_red(few_activations, statement):
+    """Every case was looser than that: only a unit test of the majorant noticed."""
+    outcome = outcome_without(statement, None)
+    assert outcome.failures == []
+    assert any(control.name.startswith("Taylor's 1/6") and control.failed for control in outcome.controls)
+    attained = [row for row in outcome.rows if row.case.startswith("attained, ")]
+    assert min(row.ratio for row in attained) < 1.03
+
+
+def test_taylor_s_sixth_in_the_code_is_what_the_check_sees(few_activations, monkeypatch):
+    """The same by the module itself: with 1/7 in it, numbers exceed the bound."""
+    true = majorants.remainder_majorant
+
+    def wrong(name, h, delta, supremum=supremum_on):
+        scaled = lambda *one: (6 / 7 if one[1] == 3 else 1.0) * supremum(*one)  # noqa: E731
+        return true(name, h, delta, scaled)
+
+    monkeypatch.setattr(majorants, "remainder_majorant", wrong)
+    with double_precision():
+        case = check_cases.attained_case("gelu", 0)
+        fused = case.fused("v1")
+        side = evaluate_unchecked(pair_blocks(case.original, fused, case.labels), case.x)
+        pair = pair_blocks(case.original, fused, case.labels)
+        bound = output_bound_of(pair, side, OUTPUT_TERMS)
+        error = jnp.linalg.norm(case.original(case.x) - fused(case.x), axis=1)
+    assert bool(jnp.all(error > bound))
 
 
 def test_optimisers_that_are_not_the_theorem_s_turn_it_red(monkeypatch):

@@ -20,7 +20,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.kernels.block.program import BlockOptions, block_program, default_tile
 from ntkfusion.kernels.block.terms import Outputs, Parts, outputs_shape
 from ntkfusion.kernels.estimate import Estimate, Shaped, check_result, largest_that_fits, program_bytes
-from ntkfusion.kernels.kinds import Kind, check_inputs, check_kind
+from ntkfusion.kernels.kinds import Kind, Signs, check_inputs, check_kind, check_signs
 from ntkfusion.models.blocks.block import Block, is_coded, layout
 from ntkfusion.utils.devices import EVERYWHERE, by_rows, cropped, device_limit, num_shares, on_each, padded_rows, placed
 from ntkfusion.utils.memory import memory_limit as limit_in_bytes
@@ -36,6 +36,7 @@ def block_kernel(
     z: Float[Array, "M d"] | None = None,
     *,
     kind: Kind = ...,
+    signs: Signs = ...,
     trace: bool = ...,
     diagonal: bool = ...,
     by_parameter: Literal[False] = ...,
@@ -53,6 +54,7 @@ def block_kernel(
     z: Float[Array, "M d"] | None = None,
     *,
     kind: Kind = ...,
+    signs: Signs = ...,
     trace: bool = ...,
     diagonal: bool = ...,
     by_parameter: Literal[True],
@@ -69,6 +71,7 @@ def block_kernel(
     z: Float[Array, "M d"] | None = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "exact",
     trace: bool = True,
     diagonal: bool = False,
     by_parameter: bool = False,
@@ -88,6 +91,10 @@ def block_kernel(
         x: evaluated inputs of the block, one per row.
         z: training inputs; by default `x`.
         kind: "sgd" or "sign".
+        signs: of which gradients the sign kernel takes signs: "exact", the mathematical ones, known also where a value
+            underflows; "float", those that the arithmetic gives, where a parameter whose gradient underflows does not
+            move, as with a real optimiser. Read off what goes into a weight matrix and what comes back to it, each as
+            computed in the inputs' precision; traced kernels then cost as much as those with diagonal=True.
         trace: the mean over outputs of the diagonal, (1/o) Σ_k K_kk, as neural-tangents' ``trace_axes=(-1,)``; if
             False the full kernel of every pair of outputs.
         diagonal: keep K_kk of every output k instead of their mean.
@@ -106,9 +113,9 @@ def block_kernel(
         [N, M], or [N, M, o] for the diagonal, or [N, M, o, o] without trace; or a dictionary of such arrays.
 
     Raises:
-        InputError: for inputs that do not fit the block, an unknown kind, a tile below 1, diagonal=True with
-            trace=False, rates of unknown parameters, rates that are negative or not finite, or a kernel that does not
-            fit into the memory limit.
+        InputError: for inputs that do not fit the block, an unknown kind or unknown signs, a tile below 1,
+            diagonal=True with trace=False, rates of unknown parameters, rates that are negative or not finite, or a
+            kernel that does not fit into the memory limit.
 
     >>> import jax.numpy as jnp
     >>> from ntkfusion.models.blocks.dense import MLPBlock
@@ -117,11 +124,12 @@ def block_kernel(
     Array([[15.]], dtype=float32)
     """
     check_kind(kind)
+    check_signs(signs)
     check_inputs(block, x, z)
     names = _trained(block, rates)
     constants = None if rates is None else {name: float(rates.get(name, 1)) for name in names}
     outputs = _kept_outputs(block, trace=trace, diagonal=diagonal)
-    options = BlockOptions(kind=kind, outputs=outputs, by_parameter=by_parameter, names=names)
+    options = BlockOptions(kind=kind, outputs=outputs, by_parameter=by_parameter, names=names, signs=signs)
     tile = BlockRequest.of(block, x, z, options, mesh).estimate(tile, memory_limit).chunk
     with jax.default_matmul_precision("highest"):
         if mesh is None:
@@ -135,6 +143,7 @@ def estimate_block_kernel(
     num_z: int | None = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "exact",
     trace: bool = True,
     diagonal: bool = False,
     by_parameter: bool = False,
@@ -149,6 +158,7 @@ def estimate_block_kernel(
         num_x: N, how many evaluated inputs.
         num_z: M, how many training inputs; by default the evaluated ones.
         kind: as in `block_kernel`.
+        signs: as there.
         trace: as there.
         diagonal: as there.
         by_parameter: as there.
@@ -162,6 +172,7 @@ def estimate_block_kernel(
     Raises:
         InputError: as `block_kernel`, if the kernel does not fit into the limit.
     """
+    check_signs(signs)
     for name, number in (("num_x", num_x), ("num_z", num_x if num_z is None else num_z)):
         if number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
@@ -169,7 +180,8 @@ def estimate_block_kernel(
     x = jax.ShapeDtypeStruct((num_x, block.model_width), dtype)
     z = None if num_z is None else jax.ShapeDtypeStruct((num_z, block.model_width), dtype)
     outputs = _kept_outputs(block, trace=trace, diagonal=diagonal)
-    options = BlockOptions(kind=kind, outputs=outputs, by_parameter=by_parameter, names=tuple(block.parameters()))
+    names = tuple(block.parameters())
+    options = BlockOptions(kind=kind, outputs=outputs, by_parameter=by_parameter, names=names, signs=signs)
     return BlockRequest.of(block, x, z, options, mesh).estimate(tile, memory_limit, exactly=True)
 
 

@@ -11,6 +11,10 @@ holes: ``∂f_k/∂W1_ji = M1_ji x_j g_i v_ik`` and ``∂f_k/∂W2_il = δ_kl M2
 weight, so the kernel of W1 is no product of Gram matrices any more, but a sum of them over the inputs j:
 ``Σ_j x_j x'_j Σ_i M1_ji g_i g'_i v_i v'_iᵀ``. A mask is its own sign.
 
+Signs are exact: those of σ and σ' come from where they are known to change, so that a slope that underflows to 0 in
+float32 still has its mathematical sign. A real optimiser would not move that parameter: with ``signs="float"`` the
+factors that the arithmetic gives are taken, a and what comes back to the neuron, ``g_i v_ik``.
+
 The sign kernel is the "asymmetric SignGD kernel" of Malladi et al., "A Kernel-Based View of Language Model Fine-Tuning"
 (arXiv 2210.05643), and the Adam kernel of MLP Fusion (arXiv 2307.08941).
 """
@@ -23,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkfusion.kernels.block.terms import Connections, Diagonal, Identity, Neurons, Term, Terms
-from ntkfusion.kernels.kinds import Kind
+from ntkfusion.kernels.kinds import Kind, Signs
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.blocks.base import scaled
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
@@ -71,23 +75,36 @@ def left_features(block: MLPBlock | MaskedBlock, x: Float[Array, "n d"]) -> Dens
     return DenseFeatures(x=x, a=a, g=g, v=output_weights(block))
 
 
-def right_features(block: MLPBlock | MaskedBlock, z: Float[Array, "n d"], kind: Kind) -> DenseFeatures:
-    """The side of the training example: the factors for SGD, their exact signs for the sign kernel."""
+def right_features(
+    block: MLPBlock | MaskedBlock, z: Float[Array, "n d"], kind: Kind, signs: Signs = "exact"
+) -> DenseFeatures:
+    """The side of the training example: the factors for SGD, their exact signs for the sign kernel.
+
+    With computed signs g and v stay numbers: the sign is that of their product.
+    """
     if kind == "sgd":
         return left_features(block, z)
+    if signs == "float":
+        left = left_features(block, z)
+        return DenseFeatures(x=jnp.sign(z), a=jnp.sign(left.a), g=left.g, v=left.v)
     activation, h = get_activation(block.activation), block.preactivation(z)
     a, g = with_constant_signs(block, activation.value_sign(h), activation.derivative_sign(h))
     return DenseFeatures(x=jnp.sign(z), a=a, g=g, v=jnp.sign(output_weights(block)))
 
 
-def terms(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+def neurons_of(left: DenseFeatures, right: DenseFeatures, kind: Kind, signs: Signs) -> Neurons:
+    """What reaches the outputs through the neurons."""
+    return Neurons(left.g, right.g, left.v, right.v, sign=kind == "sign" and signs == "float")
+
+
+def terms(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind, signs: Signs = "exact") -> Terms:
     """The kernel of every parameter, as cores and Gram matrices.
 
     w2: (A A'ᵀ) I,  b2: I,  b1: Σ_i g_i g'_i v_i v'_iᵀ,  w1: (X X'ᵀ) b1. Their traces, with D_i = (1/o) Σ_l v_il v'_il:
     w2: A A'ᵀ,  b2: 1,  b1: G diag(D) G'ᵀ,  w1: (X X'ᵀ) ∘ b1.
     """
-    left, right = left_features(block, x), right_features(block, z, kind)
-    neurons, identity = Neurons(left.g, right.g, left.v, right.v), Identity(block.output_width, left.v.dtype)
+    left, right = left_features(block, x), right_features(block, z, kind, signs)
+    neurons, identity = neurons_of(left, right, kind, signs), Identity(block.output_width, left.v.dtype)
     found = {
         "w1": Term(neurons, ((left.x, right.x),)),
         "b1": Term(neurons),
@@ -97,7 +114,9 @@ def terms(block: MLPBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind:
     return {name: found[name] for name in block.parameters()}
 
 
-def masked_terms(block: MaskedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+def masked_terms(
+    block: MaskedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind, signs: Signs = "exact"
+) -> Terms:
     """The same for a block with pruned weights.
 
     w2: Σ_i M2_ik a_i a'_i at (k, k),  b2: I,  b1: Σ_i g_i g'_i v_i v'_iᵀ,
@@ -106,8 +125,8 @@ def masked_terms(block: MaskedBlock, x: Float[Array, "n d"], z: Float[Array, "k 
     Their traces, with D_i = (1/o) Σ_l v_il v'_il and C_i = (1/o) Σ_l M2_il: w2: A diag(C) A'ᵀ,  b1: G diag(D) G'ᵀ,
     w1: Σ_j (x_j x'_jᵀ) ∘ (G diag(D ∘ M1_j) G'ᵀ).
     """
-    left, right = left_features(block, x), right_features(block, z, kind)
-    neurons, identity = Neurons(left.g, right.g, left.v, right.v), Identity(block.output_width, left.v.dtype)
+    left, right = left_features(block, x), right_features(block, z, kind, signs)
+    neurons, identity = neurons_of(left, right, kind, signs), Identity(block.output_width, left.v.dtype)
     found = {
         "w1": Term(Connections(left.x, right.x, block.mask1, neurons)),
         "b1": Term(neurons),

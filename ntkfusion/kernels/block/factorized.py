@@ -3,8 +3,9 @@
 With ``p = L1ᵀx``, ``a = σ(h)``, ``g = σ'(h)``, ``c = L2ᵀa``, ``V = L2 R2`` and the back-propagated
 ``s_k = R1 (g ∘ V[:, k])``, the gradients of output k are again products: ``∂f_k/∂R2_pl = δ_kl c_p``,
 ``∂f_k/∂L2_ip = a_i R2_pk``, ``∂f_k/∂R1_pi = p_p g_i V_ik``, ``∂f_k/∂L1_jp = x_j s_kp``. The sign kernel replaces
-right-hand factors by their signs. The kernels depend on the split into factors, not only on the products. Constants
-q and r of the neurons are part of a and g, as in `dense`.
+right-hand factors by their signs: those of a and g where they are known to change, those of sums (p, c, s, V) as they
+are computed; with ``signs="float"`` all as they are computed. The kernels depend on the split into factors, not only
+on the products. Constants q and r of the neurons are part of a and g, as in `dense`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.kernels.block.dense import with_constant_signs, with_constants
 from ntkfusion.kernels.block.terms import Identity, Neurons, Product, Signals, Term, Terms
-from ntkfusion.kernels.kinds import Kind
+from ntkfusion.kernels.kinds import Kind, Signs
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.blocks.dense import FactorizedBlock
 from ntkfusion.utils.pytrees import pytree
@@ -41,34 +42,44 @@ def left_features(block: FactorizedBlock, x: Float[Array, "n d"]) -> FactorizedF
     return FactorizedFeatures(x, x @ block.left1, a, g, a @ block.left2, block.left2 @ block.right2, block.right2)
 
 
-def right_features(block: FactorizedBlock, z: Float[Array, "n d"], kind: Kind) -> FactorizedFeatures:
-    """The side of the training example: the factors for SGD, their signs for the sign kernel."""
+def right_features(
+    block: FactorizedBlock, z: Float[Array, "n d"], kind: Kind, signs: Signs = "exact"
+) -> FactorizedFeatures:
+    """The side of the training example: the factors for SGD, their signs for the sign kernel.
+
+    With computed signs g and V stay numbers: the sign is that of their product.
+    """
     left = left_features(block, z)
     if kind == "sgd":
         return left
     activation, h = get_activation(block.activation), block.preactivation(z)
     a, g = with_constant_signs(block, activation.value_sign(h), activation.derivative_sign(h))
+    if signs == "float":
+        a, g = jnp.sign(left.a), left.g
     return FactorizedFeatures(
         x=jnp.sign(z),
         p=jnp.sign(left.p),
         a=a,
         g=g,
         c=jnp.sign(left.c),
-        v=jnp.sign(left.v),
+        v=left.v if signs == "float" else jnp.sign(left.v),
         right2=jnp.sign(left.right2),
     )
 
 
-def terms(block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+def terms(
+    block: FactorizedBlock, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind, signs: Signs = "exact"
+) -> Terms:
     """The kernel of every parameter, as cores and Gram matrices.
 
     right2: (C C'ᵀ) I,  left2: (A A'ᵀ) R2ᵀR2',  b1: Σ_i g_i g'_i v_i v'_iᵀ,  right1: (P P'ᵀ) b1,
     left1: (X X'ᵀ) s_k·s'_l, whose trace for SGD is (X X'ᵀ) ∘ G [(R1ᵀR1) ∘ (VVᵀ)/o] G'ᵀ without forming s.
     """
-    left, right = left_features(block, x), right_features(block, z, kind)
+    left, right = left_features(block, x), right_features(block, z, kind, signs)
     # signs are taken of s' as a whole, so that its slopes are not signs
     z_slopes = left.g if z is x else left_features(block, z).g
-    neurons, identity = Neurons(left.g, right.g, left.v, right.v), Identity(block.output_width, left.v.dtype)
+    neurons = Neurons(left.g, right.g, left.v, right.v, sign=kind == "sign" and signs == "float")
+    identity = Identity(block.output_width, left.v.dtype)
     found = {
         "left1": Term(Signals(left.g, z_slopes, left.v, block.right1, kind == "sign"), ((left.x, right.x),)),
         "right1": Term(neurons, ((left.p, right.p),)),

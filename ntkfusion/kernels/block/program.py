@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ntkfusion.kernels.block import dense, factorized, gated, mixture
 from ntkfusion.kernels.block.terms import Outputs, Parts, Terms, evaluate, outputs_shape
-from ntkfusion.kernels.kinds import Kind
+from ntkfusion.kernels.kinds import Kind, Signs
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.gated import GatedBlock
@@ -39,12 +39,14 @@ class BlockOptions:
         outputs: what is kept of every pair's o×o matrix.
         by_parameter: whether there is one kernel per parameter.
         names: the trained parameters.
+        signs: of which gradients the sign kernel takes signs.
     """
 
     kind: Kind
     outputs: Outputs
     by_parameter: bool
     names: tuple[str, ...]
+    signs: Signs = "exact"
 
 
 @partial(jax.jit, static_argnames=("options", "tile"))
@@ -75,17 +77,19 @@ def block_program(
     return tiles if options.by_parameter else tiles["all"]
 
 
-def block_terms(block: Block, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind) -> Terms:
+def block_terms(
+    block: Block, x: Float[Array, "n d"], z: Float[Array, "k d"], kind: Kind, signs: Signs = "exact"
+) -> Terms:
     """The closed form of a block that is not a mixture; call it where ``x is z`` if both sides are the same."""
     match block:
         case MLPBlock():
-            return dense.terms(block, x, z, kind)
+            return dense.terms(block, x, z, kind, signs)
         case MaskedBlock():
-            return dense.masked_terms(block, x, z, kind)
+            return dense.masked_terms(block, x, z, kind, signs)
         case FactorizedBlock():
-            return factorized.terms(block, x, z, kind)
+            return factorized.terms(block, x, z, kind, signs)
         case GatedBlock():
-            return gated.terms(block, x, z, kind)
+            return gated.terms(block, x, z, kind, signs)
     raise TypeError(f"no closed form of one {type(block).__name__}")
 
 
@@ -129,6 +133,6 @@ def map_tiles(
 def _closed_form(block: Block, x: Float[Array, "n d"], z: Float[Array, "k d"], options: BlockOptions) -> Parts:
     kind, outputs, names = options.kind, options.outputs, options.names
     if isinstance(block, MixtureBlock):
-        return mixture.parts(block, x, z, kind, outputs, names, block_terms)
-    terms = block_terms(block, x, z, kind)
+        return mixture.parts(block, x, z, kind, outputs, names, block_terms, options.signs)
+    terms = block_terms(block, x, z, kind, options.signs)
     return evaluate({name: terms[name] for name in names}, outputs, (x.shape[0], z.shape[0]))

@@ -22,7 +22,7 @@ from ntkfusion.kernels.block import dense, factorized, gated
 from ntkfusion.kernels.block.program import PRODUCT_BLOCKS
 from ntkfusion.kernels.block.terms import Parts
 from ntkfusion.kernels.estimate import Estimate, Shaped, check_result, largest_that_fits, program_bytes
-from ntkfusion.kernels.kinds import Kind, check_kind
+from ntkfusion.kernels.kinds import Kind, Signs, check_kind, check_signs
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.blocks.dense import FactorizedBlock, MLPBlock
 from ntkfusion.models.blocks.gated import GatedBlock
@@ -56,13 +56,14 @@ def sequence_kernel(
     z_cotangents: Float[Array, "M S C o"] | None = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "float",
     by_parameter: bool = False,
     memory_limit: int | str | None = None,
 ) -> Float[Array, "N M C C"] | Parts:
     """The exact kernel of C scalar readouts per sequence with respect to one block's parameters.
 
     SGD: ``⟨∇F_c(x), ∇F_d(z)⟩``. Sign: ``⟨∇F_c(x), sgn ∇F_d(z)⟩``. Padding tokens have cotangents of 0 and add nothing.
-    Signs are those of computed sums over tokens, in the precision of the inputs.
+    Signs are those of computed sums over tokens, in the precision of the inputs (signs="float").
 
     Args:
         block: a dense, factorised or gated block; all tokens pass through it.
@@ -71,6 +72,7 @@ def sequence_kernel(
         z: the same of the training sequences; by default `x`.
         z_cotangents: cotangents that belong to `z`.
         kind: "sgd" or "sign".
+        signs: "float", the only ones a sum over tokens has; `ntkfusion.block_kernel` knows exact ones.
         by_parameter: return {parameter name: kernel}; the kernels add up to the whole.
         memory_limit: bytes, or a text such as "8GiB"; by default a safe share of what the machine has. Sequences are
             taken in chunks that fit; the result changes by rounding only.
@@ -79,8 +81,8 @@ def sequence_kernel(
         [N, M, C, C], or a dictionary of such arrays.
 
     Raises:
-        InputError: for inputs that do not fit the block or each other, a mixture of experts, an unknown kind, or if not
-            even two sequences fit into the memory limit.
+        InputError: for inputs that do not fit the block or each other, a mixture of experts, an unknown kind, exact
+            signs, or if not even two sequences fit into the memory limit.
 
     >>> import jax.numpy as jnp
     >>> from ntkfusion.models.blocks.dense import MLPBlock
@@ -90,6 +92,7 @@ def sequence_kernel(
     Array([[[[45.]]]], dtype=float32)
     """
     check_kind(kind)
+    check_signs(signs, known=False)
     left, right = _checked_sides(block, x, cotangents, z, z_cotangents)
     chunk = _estimate(block, left, right, kind, memory_limit, exactly=False).chunk
     with jax.default_matmul_precision("highest"):
@@ -105,6 +108,7 @@ def estimate_sequence_kernel(
     z_cotangents: Shaped | None = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "float",
     memory_limit: int | str | None = None,
 ) -> Estimate:
     """The memory that `sequence_kernel` takes with the same arguments, by compiling its program; nothing runs.
@@ -116,6 +120,7 @@ def estimate_sequence_kernel(
         z: likewise.
         z_cotangents: likewise.
         kind: as there.
+        signs: as there.
         memory_limit: as there.
 
     Returns:
@@ -125,6 +130,7 @@ def estimate_sequence_kernel(
         InputError: as `sequence_kernel`.
     """
     check_kind(kind)
+    check_signs(signs, known=False)
     left, right = _checked_sides(block, x, cotangents, z, z_cotangents)
     return _estimate(block, left, right, kind, memory_limit, exactly=True)
 

@@ -77,15 +77,21 @@ class Outer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neurons:
-    """``C = Σ_i g_i(x) g'_i(z) v_i v'_iᵀ``: what reaches the outputs through the neurons."""
+    """``C = Σ_i g_i(x) g'_i(z) v_i v'_iᵀ``: what reaches the outputs through the neurons.
+
+    If `sign`, ``g'_i v'_ik`` is replaced by its computed sign: 0 where the product underflows, so it does not factor.
+    """
 
     left: Float[Array, "n m"]
     right: Float[Array, "k m"]
     v: Float[Array, "m o"]
     v_right: Float[Array, "m o"]
+    sign: bool = False
 
     def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
         """The core of every pair."""
+        if self.sign:
+            return self._signed(outputs)
         if outputs == "full":
             slopes = self.left[:, None, :] * self.right[None, :, :]
             return jnp.einsum("nki,ip,iq->nkpq", slopes, self.v, self.v_right)
@@ -93,6 +99,25 @@ class Neurons:
         if outputs == "trace":
             return self.weighted(jnp.mean(products, axis=1))
         return per_output(self.left, self.right, products)
+
+    def _signed(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        if outputs == "full":
+            return jnp.einsum("ni,ip,kiq->nkpq", self.left, self.v, self.signs())
+
+        def one(columns: tuple[Float[Array, " m"], Float[Array, " m"]]) -> Float[Array, "n k"]:
+            return (self.left * columns[0][None, :]) @ jnp.sign(self.right * columns[1][None, :]).T
+
+        columns = (self.v.T, self.v_right.T)
+        if outputs == "diagonal":
+            return jnp.moveaxis(jax.lax.map(one, columns), 0, -1)
+        zeros = jnp.zeros((self.left.shape[0], self.right.shape[0]), self.left.dtype)
+        # one output at a time: their signs together would be the largest array by far
+        total, _ = jax.lax.scan(lambda total, pair: (total + one(pair), None), zeros, columns)
+        return total / self.v.shape[1]
+
+    def signs(self) -> Float[Array, "k m o"]:
+        """sgn(g'_i v'_ik), as computed."""
+        return jnp.sign(self.right[:, :, None] * self.v_right[None, :, :])
 
     def weighted(self, weights: Float[Array, " m"]) -> Float[Array, "n k"]:
         """Σ_i weights_i g_i g'_i."""
@@ -128,6 +153,8 @@ class Connections:
 
     def evaluate(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
         """The core of every pair."""
+        if self.neurons.sign:
+            return self._signed(outputs)
         if outputs == "trace":
             return self._trace()
         v, v_right = self.neurons.v, self.neurons.v_right
@@ -138,6 +165,24 @@ class Connections:
             return slopes @ (v * v_right) if outputs == "diagonal" else jnp.einsum("ki,ip,iq->kpq", slopes, v, v_right)
 
         # one x at a time: [n, k, m] would be the largest array by far
+        return jax.lax.map(row, (self.x, self.neurons.left))
+
+    def _signed(self, outputs: Outputs) -> Float[Array, "n k *outputs"]:
+        """With computed signs of what comes back, one x at a time."""
+        v, v_right, right = self.neurons.v, self.neurons.v_right, self.neurons.right
+
+        def row(left: tuple[Float[Array, " d"], Float[Array, " m"]]) -> Float[Array, "k *outputs"]:
+            x, g = left
+            slopes = ((self.x_right * x[None, :]) @ self.mask) * g[None, :]
+            if outputs == "full":
+                return jnp.einsum("ki,ip,kiq->kpq", slopes, v, self.neurons.signs())
+
+            def one(columns: tuple[Float[Array, " m"], Float[Array, " m"]]) -> Float[Array, " k"]:
+                return jnp.sum(slopes * columns[0][None, :] * jnp.sign(right * columns[1][None, :]), axis=1)
+
+            each = jax.lax.map(one, (v.T, v_right.T)).T
+            return each if outputs == "diagonal" else jnp.mean(each, axis=1)
+
         return jax.lax.map(row, (self.x, self.neurons.left))
 
     def _trace(self) -> Float[Array, "n k"]:

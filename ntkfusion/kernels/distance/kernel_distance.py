@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ntkfusion.errors import InputError
@@ -29,19 +30,27 @@ class KernelDistance:
         relative_spectral: the same with the largest singular value as norm.
         alignment: centred kernel alignment (CKA, Kornblith et al. 2019) in [−1, 1]; 1 is equal up to scale and offset.
         top_overlap: mean squared cosine between the spaces of the leading left singular vectors, in [0, 1]; for a
-            symmetric kernel these are its leading eigenvectors.
-        top_k: how many leading directions `top_overlap` compares.
+            symmetric kernel these are its leading eigenvectors. None if `top_k` is 0.
+        top_k: how many leading directions `top_overlap` compares: the largest number, up to the one asked for and the
+            numerical ranks, at which both kernels' leading directions are distinct from the rest. Others are decided by
+            rounding. 0 if there is none, as for a kernel of zeros or a multiple of the identity.
+        reference_rank: the reference's numerical rank, how many singular values exceed max(rows, columns)·ε times the
+            largest.
+        rank: the same of the new kernel.
         reference_effective_rank: how many directions the reference has, exp of the entropy of its singular values
             divided by their sum (Roy and Vetterli 2007, "The effective rank"); between 1 and min(N, M), 0 for zeros.
         effective_rank: the same of the new kernel.
-        prediction_gap: ‖new predictions − reference's‖ / ‖reference's‖, see `prediction_gap`; None without targets.
+        prediction_gap: ‖new predictions − reference's‖ / ‖reference's‖, see `prediction_gap`; None without targets,
+            and where one of the kernels does not learn (see there: sign kernels may be indefinite).
     """
 
     relative_frobenius: float
     relative_spectral: float
     alignment: float
-    top_overlap: float
+    top_overlap: float | None
     top_k: int
+    reference_rank: int
+    rank: int
     reference_effective_rank: float
     effective_rank: float
     prediction_gap: float | None = None
@@ -82,11 +91,19 @@ def centred_alignment(first: Float[Array, "N M *outputs"], second: Float[Array, 
     """⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖) with H = I − 11ᵀ/N: cosine of the centred kernels, blind to scale and offset.
 
     Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", equation 4. Returns 0 when
-    one of the centred kernels vanishes. Network kernels are centred over examples for every pair of outputs.
+    one of the centred kernels vanishes, up to rounding. Network kernels are centred over examples for every pair of
+    outputs.
     """
     # scaled first: products of large kernels leave float32's range
-    first, second = (_centred(kernel / jnp.max(jnp.abs(kernel))) for kernel in (first, second))
-    norms = jnp.linalg.norm(first) * jnp.linalg.norm(second)
+    scaled = [kernel / jnp.max(jnp.abs(kernel)) for kernel in (first, second)]
+    first, second = (_centred(kernel) for kernel in scaled)
+    # what centring leaves of a constant kernel by rounding alone is nothing
+    smallest = [64 * float(jnp.finfo(kernel.dtype).eps) * jnp.linalg.norm(kernel) for kernel in scaled]
+    sizes = [
+        jnp.where(jnp.linalg.norm(kernel) > least, jnp.linalg.norm(kernel), 0)
+        for kernel, least in zip((first, second), smallest, strict=True)
+    ]
+    norms = sizes[0] * sizes[1]
     return float(jnp.where(norms > 0, jnp.sum(first * second) / jnp.where(norms > 0, norms, 1), 0))
 
 
@@ -104,18 +121,33 @@ def effective_rank(singular_values: Float[Array, " k"]) -> float:
     return float(jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))))
 
 
+def _numerical_rank(sizes: Float[Array, " k"], tolerance: float) -> int:
+    """How many singular values are not rounding."""
+    return int(jnp.sum(sizes > tolerance * sizes[0]))
+
+
+def _distinct(sizes: Float[Array, " k"], count: int, tolerance: float) -> bool:
+    """Whether rounding does not choose the leading `count` directions: the next singular value is another one."""
+    return count == sizes.shape[0] or bool(sizes[count - 1] - sizes[count] > tolerance * sizes[0])
+
+
 def prediction_gap(
     reference: Float[Array, "N N *outputs"],
     new: Float[Array, "N N *outputs"],
     targets: Float[Array, "N *c"],
     *,
     ridge: float = 1e-3,
-) -> float:
+) -> float | None:
     """How differently the two kernels predict: ‖p_new − p_reference‖ / ‖p_reference‖ of kernel ridge regressions.
 
     The examples with even numbers are learned, ``p = K[odd, even] (K[even, even] + ridge·k̄ I)⁻¹ targets[even]`` with k̄
     the mean absolute diagonal of K[even, even], so that the scale of a kernel does not matter. A network kernel learns
     its C outputs together.
+
+    p = K[odd, even] α for the α at which α̇ = targets − (K[even, even] + ridge·k̄ I) α ends, if it ends: an SGD kernel
+    is positive semidefinite and learns. A sign kernel is neither symmetric nor definite; where an eigenvalue of that
+    matrix has no positive real part, α runs away, and the inverse is one that small changes of the kernel make
+    arbitrarily large: a gap would say nothing about the kernels. There is none then.
 
     Args:
         reference: the original's kernel, [N, N] or [N, N, C, C], N ≥ 2.
@@ -124,7 +156,7 @@ def prediction_gap(
         ridge: relative to the mean diagonal.
 
     Returns:
-        The gap; 0 is equal predictions.
+        The gap; 0 is equal predictions. None if one of the kernels does not learn.
 
     Raises:
         InputError: if the kernels are not square or too small, targets do not fit, or the ridge is not positive.
@@ -143,14 +175,17 @@ def prediction_gap(
     learned = targets[::2].astype(reference.dtype)
     learned = learned.reshape(-1, 1) if outputs else learned.reshape(learned.shape[0], -1)
 
-    def predict(kernel: Float[Array, "N N *outputs"]) -> Float[Array, "n c"]:
+    def predict(kernel: Float[Array, "N N *outputs"]) -> Float[Array, "n c"] | None:
         train = as_matrix(kernel[::2, ::2])
         scale = jnp.mean(jnp.abs(jnp.diagonal(train)))
-        scale = jnp.where(scale > 0, scale, 1)  # a kernel without a diagonal still predicts something finite
-        eye = jnp.eye(train.shape[0], dtype=train.dtype)
-        return (as_matrix(kernel[1::2, ::2]) / scale) @ jnp.linalg.solve(train / scale + ridge * eye, learned)
+        scale = jnp.where(scale > 0, scale, 1)  # a kernel of zeros predicts 0
+        damped = train / scale + ridge * jnp.eye(train.shape[0], dtype=train.dtype)
+        if np.min(np.linalg.eigvals(np.asarray(damped)).real) <= 0:
+            return None
+        return (as_matrix(kernel[1::2, ::2]) / scale) @ jnp.linalg.solve(damped, learned)
 
-    return relative_error(predict(new), predict(reference))
+    old, found = predict(reference), predict(new)
+    return None if old is None or found is None else relative_error(found, old)
 
 
 def kernel_distance(
@@ -167,7 +202,7 @@ def kernel_distance(
         reference: the original's kernel, [N, M], or a network kernel [N, M, C, C]. Norms, directions and ranks of a
             network kernel are those of the matrix [N·C, M·C].
         new: the compressed model's kernel.
-        top_k: leading directions to compare; at most min(N, M) are used.
+        top_k: leading directions to compare, at most; `KernelDistance.top_k` says how many were.
         targets: what the two kernels learn to predict, for square kernels; see `prediction_gap`.
         ridge: of those regressions, relative to the mean diagonal.
 
@@ -175,8 +210,17 @@ def kernel_distance(
         The `KernelDistance`; every number without units.
 
     Raises:
-        InputError: if the kernels have different shapes, are not matrices, or are not finite; as `prediction_gap`.
+        InputError: if the kernels have different shapes, are not matrices, or are not finite, or top_k is below 1; as
+            `prediction_gap`.
+
+    >>> import jax.numpy as jnp
+    >>> kernel = jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0, 0.0]))  # of rank 3: there are no ten directions
+    >>> found = kernel_distance(kernel, 1.7 * kernel, top_k=10)
+    >>> found.top_k, found.reference_rank, found.rank, round(found.top_overlap, 4)
+    (3, 3, 3, 1.0)
     """
+    if top_k < 1:
+        raise InputError(f"top_k is how many leading directions are compared, at least 1; got {top_k}")
     if reference.shape != new.shape or reference.ndim not in (2, 4):
         raise InputError(
             f"kernels must be two of one shape [N, M] or [N, M, C, C], got {reference.shape} and {new.shape}"
@@ -187,7 +231,11 @@ def kernel_distance(
         matrix, new_matrix = as_matrix(reference), as_matrix(new)
         left, sizes, _ = jnp.linalg.svd(matrix, full_matrices=False)
         new_left, new_sizes, _ = jnp.linalg.svd(new_matrix, full_matrices=False)
-        top_k = min(top_k, *matrix.shape)
+        tolerance = max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps)
+        ranks = [_numerical_rank(each, tolerance) for each in (sizes, new_sizes)]
+        counts = range(min(top_k, *ranks), 0, -1)
+        both = [count for count in counts if all(_distinct(each, count, tolerance) for each in (sizes, new_sizes))]
+        top_k = both[0] if both else 0
         cosines = left[:, :top_k].T @ new_left[:, :top_k]
         spectral, largest = float(jnp.linalg.norm(new_matrix - matrix, ord=2)), float(sizes[0])
         gap = None if targets is None else prediction_gap(reference, new, targets, ridge=ridge)
@@ -195,8 +243,10 @@ def kernel_distance(
         relative_frobenius=relative_error(new, reference),
         relative_spectral=spectral / largest if largest else 0.0 if not spectral else float("inf"),
         alignment=centred_alignment(reference, new),
-        top_overlap=float(jnp.sum(cosines**2) / top_k),
+        top_overlap=float(jnp.sum(cosines**2) / top_k) if top_k else None,
         top_k=top_k,
+        reference_rank=ranks[0],
+        rank=ranks[1],
         reference_effective_rank=effective_rank(sizes),
         effective_rank=effective_rank(new_sizes),
         prediction_gap=gap,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
 from ntkfusion.kernels.estimate import Estimate
-from ntkfusion.kernels.kinds import Kind, check_kind
+from ntkfusion.kernels.kinds import Kind, Signs, check_kind, check_signs
 from ntkfusion.kernels.network.plan import (
     AllFactors,
     AnalysedRequest,
@@ -44,6 +44,7 @@ def network_kernel(
     z: PyTree = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "float",
     select: Select | None = None,
     groups: Mapping[str, Select] | None = None,
     memory_limit: int | str | None = None,
@@ -63,6 +64,9 @@ def network_kernel(
         x: evaluated examples: an array or pytree of arrays, examples along the first axis.
         z: training examples; by default `x`.
         kind: "sgd" or "sign".
+        signs: "float", signs of gradients as they are computed, the only ones a network has: of sums over positions; of
+            one position, of what goes into a weight matrix and what comes back. `ntkfusion.block_kernel` knows exact
+            ones.
         select: parameters to differentiate; by default all. Paths are joined by slashes: "layer_0/mlp/w1".
         groups: name → which parameters: return one kernel per group. A parameter belongs to the first group that it
             fits; what fits none is left out.
@@ -77,8 +81,9 @@ def network_kernel(
 
     Raises:
         InputError: if nothing is selected, f does not return a vector, examples differ in number or shape, the kind is
-            unknown, or not even one example fits into the memory limit.
+            unknown, signs are exact, or not even one example fits into the memory limit.
     """
+    check_signs(signs, known=False)
     plan = _plan(
         NetworkRequest(
             f=f, params=params, x=x, z=z, kind=kind, select=select, groups=groups, memory_limit=memory_limit, mesh=mesh
@@ -104,6 +109,7 @@ def estimate_network_kernel(
     z: PyTree = None,
     *,
     kind: Kind = "sgd",
+    signs: Signs = "float",
     select: Select | None = None,
     groups: Mapping[str, Select] | None = None,
     memory_limit: int | str | None = None,
@@ -117,6 +123,7 @@ def estimate_network_kernel(
         x: as there, or their shapes (`jax.ShapeDtypeStruct`, examples along the first axis).
         z: likewise.
         kind: as there.
+        signs: as there.
         select: as there.
         groups: as there.
         memory_limit: as there.
@@ -128,6 +135,7 @@ def estimate_network_kernel(
     Raises:
         InputError: as `network_kernel`.
     """
+    check_signs(signs, known=False)
     return _plan(
         NetworkRequest(
             f=f, params=params, x=x, z=z, kind=kind, select=select, groups=groups, memory_limit=memory_limit, mesh=mesh

@@ -124,6 +124,10 @@ def equation_vjp(equation: Any, cotangent: Any, *inputs: Any) -> Sequence[Any]:
         return result[0] if equation.primitive.multiple_results else result
 
     shapes = [jax.ShapeDtypeStruct(inputs[i].aval.shape, inputs[i].aval.dtype) for i in linear]
+    # neural-tangents drops axes of length 1 from what comes back to a reshape, whose old rule did not look at them
+    expected = jax.eval_shape(apply, *shapes).shape
+    if cotangent.shape != expected and math.prod(cotangent.shape) == math.prod(expected):
+        cotangent = jnp.reshape(cotangent, expected)
     found = dict(zip(linear, jax.linear_transpose(apply, *shapes)(cotangent), strict=True))
     return [found.get(i) for i in range(len(inputs))]
 
@@ -172,12 +176,14 @@ def jax_view() -> View:
 REPLACED = {f"{NAME}._src.empirical": {"_eqn_vjp_fn": equation_vjp, "_get_flops": count_operations}}
 
 
-class _SourceLoader(SourceFileLoader):
+class SourceLoader(SourceFileLoader):
     """Executes a module of neural-tangents with imports of its own."""
 
     view: View
 
     def exec_module(self, module: ModuleType) -> None:
+        """Execute it; imports of JAX give the view."""
+
         def import_module(
             name: str, globals_: Any = None, locals_: Any = None, fromlist: Any = (), level: int = 0
         ) -> Any:
@@ -214,7 +220,7 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _SourceLoader(spec.loader.name, spec.loader.path)
+            spec.loader = SourceLoader(spec.loader.name, spec.loader.path)
             spec.loader.view = self.view
         return spec
 

@@ -11,6 +11,10 @@ from jaxtyping import Array, Float
 
 from ntkfusion.models.activations import get_activation
 from ntkfusion.utils.parameter_paths import Params
+from ntkfusion.utils.programs import watch_programs
+
+# every session of this library has a block, and compiles a program for every shape of one
+watch_programs()
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkfusion.models.activations import Elementwise, get_activation
+from ntkfusion.models.activations import Elementwise, far, get_activation
 
 INV_SQRT_2PI = 0.3989422804014327
 
@@ -63,17 +63,20 @@ def derivatives(name: str) -> Derivatives:
     0.5
     """
     activation = get_activation(name)
-    far = _FAR.get(activation.name)
-    first, second, third = (_clipped(f, far) for f in (activation.derivative, *_HIGHER[activation.name]))
-    return Derivatives(activation.name, activation.value, first, second, third)
+    second, third = (_clipped(activation.name, f) for f in _HIGHER[activation.name])
+    return Derivatives(activation.name, activation.value, activation.derivative, second, third)
 
 
-#: Beyond these |h| every decaying factor is below the smallest float64, and powers of h may overflow.
-_FAR = {"gelu": 40.0, "gelu_tanh": 40.0, "silu": 800.0}
+def _clipped(name: str, f: Elementwise) -> Elementwise:
+    """Beyond `far` every decaying factor is 0, and powers of h may overflow."""
+    if name == "relu":
+        return f
 
+    def clipped(h: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        limit = far(name, h.dtype)
+        return f(jnp.clip(h, -limit, limit))
 
-def _clipped(f: Elementwise, far: float | None) -> Elementwise:
-    return f if far is None else lambda h: f(jnp.clip(h, -far, far))
+    return clipped
 
 
 def _gauss(h: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -144,10 +144,13 @@ def slope_second_majorant(
 def crosses(
     point: float, h: Float[Array, "*s"], delta: Float[Array, "*s"], slack: Float[Array, "*s"] | None = None
 ) -> Bool[Array, "*s"]:
-    """Whether `point` lies between h̃ and h̃ + Δ, ends included, each moved by up to `slack`; not where nothing moves."""
+    """Whether `point` lies between h̃ and h̃ + Δ, ends included, each moved by up to `slack`; not where nothing moves.
+
+    Also where that is not known (NaN, from an overflow).
+    """
     room = jnp.zeros_like(h) if slack is None else slack
     below, above = jnp.minimum(h, h + delta) - point, jnp.maximum(h, h + delta) - point
-    return (below <= room) & (above >= -room) & ((delta != 0) | (room > 0))
+    return ~(below > room) & ~(above < -room) & ((delta != 0) | ~(room <= 0))
 
 
 def _is_relu(name: str) -> bool:

@@ -3,14 +3,15 @@
 A neuron's weight in the kernels of an original block and of a fused one: with a_i = σ(h_i), g_i = σ'(h_i), τ the
 identity for the SGD kernel and the sign for the sign kernel, both are
 
-    K(x, z) = Σ_i a_i τ(a'_i) + [b2] + M Σ_i d_i g_i τ(g'_i)
+    K(x, z) = Σ_i e_i a_i τ(a'_i) + [b2] + M Σ_i d_i g_i τ(g'_i)
     K̃(x, z) = Σ_j t_j ã_j τ(ã'_j) + [b̃2] + M Σ_j s_j g̃_j τ(g̃'_j)
 
-    SGD    d_i = ‖v_i‖²/o   t_j = q_j²    s_j = r_j² n_j² ‖ṽ_j‖²/o    M = x̄·z̄
-    sign   d_i = ‖v_i‖₁/o   t_j = |q_j|   s_j = |r_j| n_j ‖ṽ_j‖₁/o    M = x̄·sgn z̄
+    SGD    e_i = q_i²    d_i = r_i² ‖v_i‖²/o    t_j = q_j²    s_j = r_j² n_j² ‖ṽ_j‖²/o    M = x̄·z̄
+    sign   e_i = |q_i|   d_i = |r_i| ‖v_i‖₁/o   t_j = |q_j|   s_j = |r_j| n_j ‖ṽ_j‖₁/o    M = x̄·sgn z̄
 
-since q u = n ṽ and the fused block trains u. V4 has t = n, s = n ‖ṽ‖²/o in the SGD kernel; V1 has t = n,
-s = n ‖ṽ‖₁/o in the sign kernel. For output k alone v is its column and o is 1.
+since q u = v (of the fused block n ṽ), r ω = w, and a block trains u and ω: each block's own q and r, 1 where it has
+none. V4 has t = n, s = n ‖ṽ‖²/o in the SGD kernel; V1 has t = n, s = n ‖ṽ‖₁/o in the sign kernel. For output k alone v
+is its column and o is 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ntkfusion.theory.activations.derivatives import derivatives
 from ntkfusion.theory.activations.majorants import Majorants, Supremum, majorants
 from ntkfusion.theory.activations.suprema import supremum_on
 from ntkfusion.theory.blocks.pairs import FusedPair, Residuals, residuals_at, residuals_of
-from ntkfusion.theory.blocks.rounding import Envelope, envelope
+from ntkfusion.theory.blocks.rounding import Envelope, envelope, extreme
 from ntkfusion.utils.pytrees import pytree
 
 
@@ -35,20 +36,22 @@ class KernelWeights:
     """The weights of the module, for one scalar kernel.
 
     Attributes:
+        values: e, [m].
         slopes: d, [m].
         centre_values: t, [c].
         centre_slopes: s, [c].
         bias_gap: [b2] − [b̃2]: 0 if both or neither are parameters.
     """
 
+    values: Float[Array, " m"]
     slopes: Float[Array, " m"]
     centre_values: Float[Array, " c"]
     centre_slopes: Float[Array, " c"]
     bias_gap: Float[Array, ""]
 
     def value_surplus(self, pair: FusedPair) -> Float[Array, " c"]:
-        """n_j − t_j: how much more the original weighs the values of a cluster."""
-        return pair.counts - self.centre_values
+        """Σ_{i in C_j} e_i − t_j: how much more the original weighs the values of a cluster."""
+        return pair.to_clusters(self.values) - self.centre_values
 
     def slope_surplus(self, pair: FusedPair) -> Float[Array, " c"]:
         """Σ_{i in C_j} d_i − s_j: how much more the original weighs its slopes."""
@@ -56,7 +59,7 @@ class KernelWeights:
 
     def value_sizes(self, pair: FusedPair) -> Float[Array, " m"]:
         """What a neuron's values are weighed with at most, for rounding."""
-        return 1 + pair.to_neurons(self.centre_values / pair.counts)
+        return self.values + pair.to_neurons(self.centre_values / pair.counts)
 
     def slope_sizes(self, pair: FusedPair) -> Float[Array, " m"]:
         """What a neuron's slopes are weighed with at most, for rounding."""
@@ -64,34 +67,40 @@ class KernelWeights:
 
 
 @pytree
-class FusedConstants:
-    """Constants of a fused block's neurons, and how many more output biases the original trains.
+class PairConstants:
+    """Constants of both blocks' neurons, and how many more output biases the original trains.
 
     Attributes:
-        q: behind the activation, [c].
+        q: of the fused block, behind the activation, [c].
         r: in front of it, [c].
+        original_q: of the original, behind the activation, [m].
+        original_r: in front of it, [m].
         bias_gap: 1, 0 or −1.
     """
 
     q: Float[Array, " c"]
     r: Float[Array, " c"]
+    original_q: Float[Array, " m"]
+    original_r: Float[Array, " m"]
     bias_gap: Float[Array, ""]
 
 
-def constants_of(original: MLPBlock, fused: MLPBlock) -> FusedConstants:
-    """The constants of a fused block; 1 where it has none."""
-    ones = jnp.ones(fused.hidden_width, fused.w1.dtype)
-    q, r = (ones if constant is None else constant for constant in (fused.q, fused.r))
+def constants_of(original: MLPBlock, fused: MLPBlock) -> PairConstants:
+    """The constants of both blocks; 1 where they have none."""
+    (q, r), (original_q, original_r) = (
+        tuple(jnp.ones(block.hidden_width, block.w1.dtype) if one is None else one for one in (block.q, block.r))
+        for block in (fused, original)
+    )
     gap = jnp.asarray(float(original.b2 is not None) - float(fused.b2 is not None), fused.w1.dtype)
-    return FusedConstants(q, r, gap)
+    return PairConstants(q, r, original_q, original_r, gap)
 
 
-def traced_weights(pair: FusedPair, constants: FusedConstants, kind: Kind) -> KernelWeights:
+def traced_weights(pair: FusedPair, constants: PairConstants, kind: Kind) -> KernelWeights:
     """The weights of the kernel's mean over outputs.
 
     Args:
         pair: the two blocks.
-        constants: of the fused block.
+        constants: of both blocks.
         kind: "sgd" or "sign".
 
     Returns:
@@ -102,7 +111,7 @@ def traced_weights(pair: FusedPair, constants: FusedConstants, kind: Kind) -> Ke
 
 
 def output_weights(
-    pair: FusedPair, constants: FusedConstants, kind: Kind, v: Float[Array, " m"], centre_v: Float[Array, " c"]
+    pair: FusedPair, constants: PairConstants, kind: Kind, v: Float[Array, " m"], centre_v: Float[Array, " c"]
 ) -> KernelWeights:
     """The weights of one output's kernel K_kk, given the columns k of v and ṽ."""
     return _weights(pair, constants, kind, _sizes(v[:, None], kind), _sizes(centre_v[:, None], kind))
@@ -113,13 +122,19 @@ def _sizes(v: Float[Array, "n o"], kind: Kind) -> Float[Array, " n"]:
 
 
 def _weights(
-    pair: FusedPair, constants: FusedConstants, kind: Kind, sizes: Float[Array, " m"], centre_sizes: Float[Array, " c"]
+    pair: FusedPair, constants: PairConstants, kind: Kind, sizes: Float[Array, " m"], centre_sizes: Float[Array, " c"]
 ) -> KernelWeights:
-    if kind == "sgd":
-        grown = constants.r * pair.counts
-        return KernelWeights(sizes, constants.q**2, grown**2 * centre_sizes, constants.bias_gap)
-    grown = jnp.abs(constants.r) * pair.counts
-    return KernelWeights(sizes, jnp.abs(constants.q), grown * centre_sizes, constants.bias_gap)
+    power = jnp.square if kind == "sgd" else jnp.abs
+    both = (constants.q, constants.r, constants.original_q, constants.original_r)
+    # an infinite weight leaves no bound but +∞
+    sizes = jnp.where(extreme(*both), jnp.inf, sizes)
+    return KernelWeights(
+        values=power(constants.original_q),
+        slopes=power(constants.original_r) * sizes,
+        centre_values=power(constants.q),
+        centre_slopes=power(constants.r * pair.counts) * centre_sizes,
+        bias_gap=constants.bias_gap,
+    )
 
 
 @pytree

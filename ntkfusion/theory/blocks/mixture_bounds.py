@@ -25,7 +25,7 @@ from ntkfusion.kernels.kinds import Kind, check_kind
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.theory.blocks.output_bounds import output_bound
-from ntkfusion.theory.blocks.rounding import gamma
+from ntkfusion.theory.blocks.rounding import gamma, known_or_infinite
 from ntkfusion.theory.blocks.sgd_bounds import sgd_kernel_bound
 from ntkfusion.theory.blocks.sign_bounds import sign_kernel_bound
 
@@ -52,7 +52,7 @@ def mixture_output_bound(
     pairs = _experts(original, fused, labels)
     routes = routing(original, x)
     each = [output_bound(*pair[:2], x, pair[2]) for pair in pairs]
-    return routes.weight * _chosen(each, routes) * (1 + gamma(8 * original.model_width + 64))
+    return known_or_infinite(routes.weight * _chosen(each, routes) * (1 + gamma(8 * original.model_width + 64)))
 
 
 def mixture_kernel_bound(
@@ -88,10 +88,12 @@ def mixture_kernel_bound(
     for index, (old, new, clusters) in enumerate(pairs):
         here, there = (jnp.where(side.chosen == index, side.weight, 0) for side in (left, right))
         there = there if kind == "sgd" else (right.chosen == index).astype(x.dtype)
-        total = total + here[:, None] * there[None, :] * one(old, new, x, z, clusters)
+        weight = here[:, None] * there[None, :]
+        # 0, not NaN, where the expert is not chosen and its own bound is infinite
+        total = total + jnp.where(weight == 0, 0, weight * one(old, new, x, z, clusters))
     if original.train_router:
         total = total + router_bound(pairs, original, fused, x, z, kind)
-    return total
+    return known_or_infinite(total)
 
 
 def router_bound(

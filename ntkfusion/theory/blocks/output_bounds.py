@@ -23,7 +23,7 @@ from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.blocks.evaluation import Evaluation, evaluate
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.blocks.rounding import output_allowance
+from ntkfusion.theory.blocks.rounding import known_or_infinite, output_allowance, row_norms
 
 OutputForm = Literal["tight", "norm", "generic", "weights"]
 
@@ -39,12 +39,13 @@ def output_bound(
 ) -> Float[Array, "N *o"]:
     """A proven bound of ‖f(x) − f̃(x)‖ for every input, rounding of both outputs in float64 included.
 
-    Forms: "tight", ‖ |ℓ| + Σ_i |v_i| R̄_i ‖ with the linear part ℓ evaluated; "norm", its terms bounded one by one;
-    "generic", Σ_i ‖v_i‖ Ē_i + |ã_i| ‖δv_i‖ + ‖b2 − b̃2‖; "weights", which knows ‖x̄‖ only (see `from_weights`).
+    Beyond float64's range (weights or inputs of 1e±60) it is +∞, never NaN. Forms: "tight", ‖ |ℓ| + Σ_i |v_i| R̄_i ‖
+    with the linear part ℓ evaluated; "norm", its terms bounded one by one; "generic", Σ_i ‖v_i‖ Ē_i + |ã_i| ‖δv_i‖ +
+    ‖b2 − b̃2‖; "weights", which knows ‖x̄‖ only (see `from_weights`).
 
     Args:
-        original: a dense block in float64.
-        fused: what its neurons were fused to, with any constants.
+        original: a dense block in float64, with any constants.
+        fused: what its neurons were fused to, likewise.
         x: inputs in float64.
         labels: the cluster of every neuron; by default the centre with the nearest input weights.
         form: which bound.
@@ -104,9 +105,9 @@ def output_bound_of(
     allowance = output_allowance(pair, side.rounding)
     if form == "tight":
         each = per_output_bound(pair, side, terms) + allowance
-        return each if per_output else jnp.linalg.norm(each, axis=1)
+        return known_or_infinite(each if per_output else row_norms(each))
     bound = {"norm": norm_bound, "generic": generic_bound, "weights": from_weights}[form](pair, side)
-    return bound + jnp.linalg.norm(allowance, axis=1)
+    return known_or_infinite(bound + row_norms(allowance))
 
 
 def per_output_bound(pair: FusedPair, side: Evaluation, terms: OutputTerms) -> Float[Array, "N o"]:
@@ -116,16 +117,16 @@ def per_output_bound(pair: FusedPair, side: Evaluation, terms: OutputTerms) -> F
 
 def norm_bound(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     """Σ_i |g̃ Δ_i| ‖δv_i‖ + Σ_j |g̃_j S_j| ‖ṽ_j‖ + Σ_j |ã_j| ‖V_j − n_j ṽ_j‖ + ‖b2 − b̃2‖ + Σ_i ‖v_i‖ R̄_i."""
-    spread = jnp.abs(pair.to_neurons(side.g) * side.at.delta) @ _norms(pair.delta_v)
-    moved = jnp.abs(side.g * side.shift) @ _norms(pair.centre_v)
-    rest = side.bounds.remainder @ _norms(pair.v)
-    return spread + moved + jnp.abs(side.a) @ _norms(_surplus(pair)) + _bias_gap(pair) + rest
+    spread = jnp.abs(pair.to_neurons(side.g) * side.at.delta) @ row_norms(pair.delta_v)
+    moved = jnp.abs(side.g * side.shift) @ row_norms(pair.centre_v)
+    rest = side.bounds.remainder @ row_norms(pair.v)
+    return spread + moved + jnp.abs(side.a) @ row_norms(_surplus(pair)) + _bias_gap(pair) + rest
 
 
 def generic_bound(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     """Σ_i ‖v_i‖ Ē_i + |ã_i| ‖δv_i‖ + ‖b2 − b̃2‖: nothing cancels."""
-    values = jnp.abs(pair.to_neurons(side.a)) @ _norms(pair.delta_v)
-    return side.bounds.value @ _norms(pair.v) + values + _bias_gap(pair)
+    values = jnp.abs(pair.to_neurons(side.a)) @ row_norms(pair.delta_v)
+    return side.bounds.value @ row_norms(pair.v) + values + _bias_gap(pair)
 
 
 def from_weights(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
@@ -134,14 +135,14 @@ def from_weights(pair: FusedPair, side: Evaluation) -> Float[Array, " N"]:
     Where it is smaller (always for ReLU) ½ L2 ‖x̄‖² V∞ Σ ‖δw_i‖² is replaced by osc ‖x̄‖ Σ ‖v_i‖ ‖δw_i‖. For other
     centres ‖x̄‖ (L1 Σ_j ‖Σ δw_i‖ ‖ṽ_j‖ + Σ_j ‖w̃_j‖ ‖Σ δv_i‖) + ‖b2 − b̃2‖ is added, with |σ(h)| ≤ |h|.
     """
-    numbers, x = suprema(pair.activation), _norms(side.at.x)
-    dw, v = _norms(pair.delta_w), _norms(pair.v)
-    moved = _norms(pair.to_clusters(pair.delta_w.T).T) @ _norms(pair.centre_v)
+    numbers, x = suprema(pair.activation), row_norms(side.at.x)
+    dw, v = row_norms(pair.delta_w), row_norms(pair.v)
+    moved = row_norms(pair.to_clusters(pair.delta_w.T).T) @ row_norms(pair.centre_v)
     bent = numbers.osc * x * (v @ dw)
     if numbers.l2 < float("inf"):
         bent = jnp.minimum(bent, 0.5 * numbers.l2 * x**2 * jnp.max(v) * jnp.sum(dw**2))
     straight = 0.5 * numbers.l1 * (jnp.sum(dw**2) + jnp.sum(pair.delta_v**2)) + numbers.l1 * moved
-    return x * (straight + _norms(_surplus(pair)) @ _norms(pair.centre_w)) + bent + _bias_gap(pair)
+    return x * (straight + row_norms(_surplus(pair)) @ row_norms(pair.centre_w)) + bent + _bias_gap(pair)
 
 
 def _linear_part(pair: FusedPair, side: Evaluation, surplus: Float[Array, "c o"]) -> Float[Array, "N o"]:
@@ -168,9 +169,5 @@ OUTPUT_TERMS = OutputTerms(_linear_part, _remainder_part, _surplus)
 _program = jax.jit(output_bound_of, static_argnames=("terms", "form", "per_output"))
 
 
-def _norms(rows: Float[Array, "n k"]) -> Float[Array, " n"]:
-    return jnp.linalg.norm(rows, axis=1)
-
-
 def _bias_gap(pair: FusedPair) -> Float[Array, ""]:
-    return jnp.linalg.norm(pair.b2 - pair.centre_b2)
+    return row_norms((pair.b2 - pair.centre_b2)[None, :])[0]

@@ -1,7 +1,8 @@
 """How far float64 arithmetic can carry measured numbers and evaluated bounds from the real ones.
 
 Standard model (Higham 2002, chapters 2 and 3): an operation has a relative error of at most u = 2⁻⁵³, a sum of n
-products, in any order, one of γ_n = n u/(1 − n u) of the sum of their absolute values; underflow is left out. An
+products, in any order, one of γ_n = n u/(1 − n u) of the sum of their absolute values. Overflow, and underflow that
+matters, is left out: inputs or weights beyond 1e60, or all below 1e-60, have an allowance of +∞. An
 activation and its first two derivatives are evaluated within `ACTIVATION_ULPS`·u times |h| (σ) or 1 (the others), where
 h is what they are given: tests/theory/blocks/test_rounding.py checks that against 60-digit arithmetic. Write
 
@@ -81,10 +82,12 @@ def envelope(pair: FusedPair, residuals: Residuals) -> Envelope:
     m, e = pair.w.shape
     unit = gamma(4 * (e + m) + 64)
     size = jnp.abs(residuals.x) @ (jnp.abs(pair.w) + jnp.abs(pair.centre_w[pair.labels])).T
+    lost = extreme(residuals.x, pair.w, pair.centre_w, pair.v, pair.centre_v)
+    size = jnp.where(lost, jnp.inf, size)
     wrong = unit * size
     delta, h = jnp.abs(residuals.delta), pair.to_neurons(residuals.centre)
     if get_activation(pair.activation).name == "relu":
-        slope = unit + ambiguous(0.0, h, wrong).astype(h.dtype)
+        slope = jnp.where(lost, jnp.inf, unit + ambiguous(0.0, h, wrong).astype(h.dtype))
         curved, slope_size = slope, jnp.full_like(size, 2.0)
     else:
         slope = jnp.minimum(wrong, 2.0) + unit
@@ -93,8 +96,35 @@ def envelope(pair: FusedPair, residuals: Residuals) -> Envelope:
 
 
 def ambiguous(point: float, h: Float[Array, "N m"], wrong: Float[Array, "N m"]) -> Bool[Array, "N m"]:
-    """Where rounding decides on which side of `point` a preactivation lies; not where there is nothing to round."""
-    return (jnp.abs(h - point) <= wrong * (1 + abs(point)) + abs(point) * UNIT) & ((wrong > 0) | (point != 0))
+    """Where rounding decides on which side of `point` a preactivation lies; not where there is nothing to round.
+
+    Also where it is not known at all (NaN, from an overflow).
+    """
+    clear = jnp.abs(h - point) > wrong * (1 + abs(point)) + abs(point) * UNIT
+    return ~clear & (~(wrong <= 0) | (point != 0))
+
+
+def known_or_infinite(bound: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """A bound as it is, and +∞ where an overflow left none: NaN would compare as if it were violated, or not at all."""
+    return jnp.where(jnp.isnan(bound), jnp.inf, bound)
+
+
+#: Arrays whose largest number is beyond this, or whose reciprocal is, are not bounded: products of up to five of them
+#: stay within float64 on this side, with room for small terms.
+EXTREME = 1e60
+
+
+def extreme(*arrays: Float[Array, "..."]) -> Bool[Array, ""]:
+    """Whether the largest number of some array is such that products leave float64; zeros are not."""
+    sizes = jnp.stack([jnp.max(jnp.abs(array), initial=0) for array in arrays])
+    return jnp.any(~(sizes <= EXTREME) | ((sizes > 0) & (sizes < 1 / EXTREME)))
+
+
+def row_norms(rows: Float[Array, "n k"]) -> Float[Array, " n"]:
+    """Euclidean norms, of any size: squares of small or large numbers leave float64 where the norm does not."""
+    largest = jnp.max(jnp.abs(rows), axis=1, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.linalg.norm(rows / scale[:, None], axis=1)
 
 
 def output_allowance(pair: FusedPair, env: Envelope) -> Float[Array, "N o"]:

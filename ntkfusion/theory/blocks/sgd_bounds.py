@@ -1,15 +1,16 @@
 """How far the SGD kernel of a fused block can be from that of the original, pair by pair of inputs.
 
-With a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i and the weights of `kernel_weights` (d, t, s; a prime marks z),
+With a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i and the weights of `evaluation` (e, d, t, s; a prime marks z; e_i = 1 for an
+original without constants) and S_j = Σ_{i in C_j} e_i Δ_i,
 
-    Σ_i a_i a'_i − Σ_j t_j ã_j ã'_j  =  Σ_j (n_j − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j               exact
-                                        + Σ_i ã ρ'_i + ρ_i ã' + (a_i − ã)(a'_i − ã')                          rest
+    Σ_i e_i a_i a'_i − Σ_j t_j ã_j ã'_j = Σ_j (Σ_i e_i − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j         exact
+                                        + Σ_i e_i (ã ρ'_i + ρ_i ã' + (a_i − ã)(a'_i − ã'))                    rest
     Σ_i d_i g_i g'_i − Σ_j s_j g̃_j g̃'_j = Σ_j (Σ_i d_i − s_j) g̃_j g̃'_j                                       exact
                                         + Σ_i d_i (s_i g̃' + g̃ s'_i + s_i s'_i)                                rest
 
 and at second order s_i = σ''(h̃) Δ_i + t_i moves Σ_j σ''(h̃_j) (Σ_i d_i Δ_i) g̃'_j and its mirror to the exact terms. The
 bound is |exact terms, with signs| + sizes of the rest (`scalar_bound`); beside it one of the o×o matrix's Frobenius
-norm (`frobenius_bound`), and a loose one from weights and the lengths of inputs alone (`from_weights`).
+norm (`frobenius_bound`), and a loose one from weights and the lengths of inputs alone (`sgd_from_weights`).
 
 Source: own derivation, docs/theory.md, Theorem 3 (b), here for arbitrary centres and constants.
 """
@@ -26,11 +27,10 @@ from jaxtyping import Array, Float, Int
 
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.theory.activations.suprema import suprema
 from ntkfusion.theory.blocks.evaluation import (
     Evaluation,
-    FusedConstants,
     KernelWeights,
+    PairConstants,
     constants_of,
     evaluate,
     output_weights,
@@ -38,7 +38,8 @@ from ntkfusion.theory.blocks.evaluation import (
     weighted_shift,
 )
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.blocks.rounding import sgd_allowance
+from ntkfusion.theory.blocks.rounding import known_or_infinite, row_norms, sgd_allowance
+from ntkfusion.theory.blocks.sgd_from_weights import from_weights
 
 SGDForm = Literal["tight", "first", "second", "cheap", "weights"]
 
@@ -56,8 +57,9 @@ def sgd_kernel_bound(
 ) -> Float[Array, "N M *o"]:
     """A proven bound of |K(x, z) − K̃(x, z)| for every pair, rounding of both kernels in float64 included.
 
-    K is what `block_kernel` returns: by default the mean over outputs, (1/o) tr. Any constants
-    of the fused block: those of V4 give the small bounds, for others the exactly known difference is part of it.
+    K is what `block_kernel` returns: by default the mean over outputs, (1/o) tr. Either block may have constants, which
+    are part of its kernel: of the fused block those of V4 give the small bounds, for others the exactly known
+    difference is part of it. Beyond float64's range (weights or inputs of 1e±60) it is +∞, never NaN.
 
     Forms: "first" and "second" order of the module, "tight" the smaller of both, "cheap" the same with Cauchy–Schwarz
     in each cluster (c instead of m columns), "weights" from ‖x̄‖, ‖z̄‖ and weights alone.
@@ -100,14 +102,14 @@ def sgd_kernel_bound(
 class SGDTerms(NamedTuple):
     """What the bound is made of, so that a check can hand over a wrong part; see `SGD_TERMS`.
 
-    Every term is a function of the pair and its evaluations at x and z; exact ones and those of slopes of the kernel's
-    weights; exact and mixed ones of slopes of whether they are expanded to second order; products of whether
-    Cauchy–Schwarz is applied in each cluster.
+    Every term is a function of the pair, its evaluations at x and z, and the kernel's weights; exact and mixed ones of
+    slopes also of whether they are expanded to second order; products of whether Cauchy–Schwarz is applied in each
+    cluster.
     """
 
     value_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
-    value_mixed: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
-    value_products: Callable[[FusedPair, Evaluation, Evaluation, bool], Float[Array, "N M"]]
+    value_mixed: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
+    value_products: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
     slope_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
     slope_mixed: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
     slope_products: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
@@ -117,7 +119,7 @@ def sgd_bound_of(
     pair: FusedPair,
     left: Evaluation,
     right: Evaluation,
-    constants: FusedConstants,
+    constants: PairConstants,
     terms: SGDTerms,
     form: SGDForm = "tight",
     diagonal: bool = False,
@@ -128,7 +130,7 @@ def sgd_bound_of(
         pair: the two blocks.
         left: the pair at x.
         right: the pair at z.
-        constants: of the fused block.
+        constants: of both blocks.
         terms: what all forms but "weights" are made of; `SGD_TERMS`.
         form: which bound.
         diagonal: a bound for every output instead of their mean.
@@ -181,7 +183,7 @@ def scalar_bound(
     gram = left.at.x @ right.at.x.T
     exact = terms.value_exact(pair, left, right, w) + w.bias_gap
     exact = exact + gram * terms.slope_exact(pair, left, right, w, second)
-    values = terms.value_mixed(pair, left, right) + terms.value_products(pair, left, right, cheap)
+    values = terms.value_mixed(pair, left, right, w) + terms.value_products(pair, left, right, w, cheap)
     slopes = terms.slope_mixed(pair, left, right, w, second) + terms.slope_products(pair, left, right, w, cheap)
     return jnp.abs(exact) + values + jnp.abs(gram) * slopes
 
@@ -192,48 +194,25 @@ def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: Ke
     return sgd_allowance(left.rounding, right.rounding, gram, w.value_sizes(pair), w.slope_sizes(pair))
 
 
-def from_weights(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """The terms with |Δ_i| ≤ X ‖δw_i‖, |ã_j| ≤ X ‖w̃_j‖, |g̃| ≤ L1; X = ‖x̄‖, Z = ‖z̄‖.
-
-        values  X Z (Σ_j |n_j − t_j| ‖w̃_j‖² + 2 L1 Σ_j ‖w̃_j‖ ‖Σ δw_i‖ + L1² W2) + ½ L2 X Z (X + Z) W∞ W2
-        slopes  L1² Σ_j |Σ d_i − s_j| + L1 L2 (X + Z) Σ_j ‖Σ d_i δw_i‖ + (½ L1 L3 (X² + Z²) + L2² X Z) Σ d_i ‖δw_i‖²
-
-    with W2 = Σ ‖δw_i‖², W∞ = max ‖w̃_j‖; the bound is values + |[b2] − [b̃2]| + X Z slopes. For V4 with means every term
-    is at most a constant times the inertia. For ReLU, whose slopes jump, R̄ ≤ |Δ| and S̄ ≤ 1[δw_i ≠ 0] instead.
-
-    Args:
-        pair: the two blocks.
-        left: the pair at x.
-        right: the pair at z.
-        w: weights of the kernel's mean over outputs.
-
-    Returns:
-        The bound of every pair, without rounding.
-    """
-    x = jnp.linalg.norm(left.at.x, axis=1)[:, None] * jnp.ones((1, right.at.x.shape[0]), pair.w.dtype)
-    z = jnp.linalg.norm(right.at.x, axis=1)[None, :] * jnp.ones_like(x)
-    return _values(pair, x, z, w) + jnp.abs(w.bias_gap) + x * z * _slopes(pair, x, z, w)
-
-
 def frobenius_bound(
-    pair: FusedPair, left: Evaluation, right: Evaluation, constants: FusedConstants
+    pair: FusedPair, left: Evaluation, right: Evaluation, constants: PairConstants
 ) -> Float[Array, "N M"]:
     """A bound of ‖K(x, z) − K̃(x, z)‖_F, rounding included, not compiled.
 
-    With d_i = ‖v_i‖² and the terms of the module,
+    With d_i = r_i² ‖v_i‖² (r_i of the original) and the terms of the module,
 
-        K − K̃ = (values) I + M Σ_i (s_i g̃' + g̃ s'_i + s_i s'_i) v_i v_iᵀ
-                + M Σ_j g̃_j g̃'_j (Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ)
+        K − K̃ = (values) I + M Σ_i (s_i g̃' + g̃ s'_i + s_i s'_i) r_i² v_i v_iᵀ
+                + M Σ_j g̃_j g̃'_j (Σ_i r_i² v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ)
 
     so it is at most √o |values| + |M| (rest with d) + |M| Σ_j |g̃_j g̃'_j| F_j, where F_j bounds the last matrix. For
-    Σ_i s_i v_i v_iᵀ the smaller of Σ_i d_i S̄_i and, with s_i = σ''(h̃) Δ_i + t_i, of Σ_i d_i S̄2_i + |σ''(h̃_j)| times
-    Σ_i |Δ_i| (‖δv_i‖² + 2 ‖δv_i‖ ‖ṽ_j‖) + |S_j| ‖ṽ_j‖² is taken, cluster by cluster.
+    Σ_i s_i r_i² v_i v_iᵀ the smaller of Σ_i d_i S̄_i and, with s_i = σ''(h̃) Δ_i + t_i, of Σ_i d_i S̄2_i + |σ''(h̃_j)|
+    times Σ_i r_i² |Δ_i| (‖δv_i‖² + 2 ‖δv_i‖ ‖ṽ_j‖) + |Σ_i r_i² Δ_i| ‖ṽ_j‖² is taken, cluster by cluster.
 
     Args:
         pair: the two blocks.
         left: the pair at x.
         right: the pair at z.
-        constants: of the fused block.
+        constants: of both blocks.
 
     Returns:
         The bound of every pair.
@@ -242,34 +221,44 @@ def frobenius_bound(
     w = _summed(traced_weights(pair, constants, "sgd"), o)
     gram = left.at.x @ right.at.x.T
     values = jnp.abs(_value_exact(pair, left, right, w) + w.bias_gap)
-    values = values + _value_mixed(pair, left, right) + _value_products(pair, left, right, cheap=False)
-    slopes = slope_changes(pair, left) @ jnp.abs(right.g).T + jnp.abs(left.g) @ slope_changes(pair, right).T
+    values = values + _value_mixed(pair, left, right, w) + _value_products(pair, left, right, w, cheap=False)
+    here, there = (slope_changes(pair, side, constants) for side in (left, right))
+    slopes = here @ jnp.abs(right.g).T + jnp.abs(left.g) @ there.T
     slopes = slopes + _slope_products(pair, left, right, w, cheap=False)
     slopes = slopes + (jnp.abs(left.g) * outer_gaps(pair, constants)[None, :]) @ jnp.abs(right.g).T
     sizes = jnp.abs(left.at.x) @ jnp.abs(right.at.x).T
     root = math.sqrt(o)
     allowance = sgd_allowance(
-        left.rounding, right.rounding, sizes, root * w.value_sizes(pair), w.slope_sizes(pair) + _outer_sizes(pair)
+        left.rounding,
+        right.rounding,
+        sizes,
+        root * w.value_sizes(pair),
+        w.slope_sizes(pair) + _outer_sizes(pair, constants),
     )
-    return root * values + jnp.abs(gram) * slopes + allowance
+    return known_or_infinite(root * values + jnp.abs(gram) * slopes + allowance)
 
 
-def slope_changes(pair: FusedPair, side: Evaluation) -> Float[Array, "N c"]:
-    """Bounds of ‖Σ_{i in C_j} s_i v_i v_iᵀ‖_F."""
-    d, dv = jnp.sum(pair.v**2, axis=1), jnp.linalg.norm(pair.delta_v, axis=1)
-    centre = jnp.linalg.norm(pair.centre_v, axis=1)
-    moved = jnp.abs(side.at.delta) * (dv * (dv + 2 * centre[pair.labels]))[None, :]
-    linear = pair.to_clusters(moved) + jnp.abs(side.shift) * (centre**2)[None, :]
+def slope_changes(pair: FusedPair, side: Evaluation, constants: PairConstants) -> Float[Array, "N c"]:
+    """Bounds of ‖Σ_{i in C_j} s_i r_i² v_i v_iᵀ‖_F."""
+    grown = constants.original_r**2
+    d, dv = grown * jnp.sum(pair.v**2, axis=1), row_norms(pair.delta_v)
+    centre = row_norms(pair.centre_v)
+    moved = jnp.abs(side.at.delta) * (grown * dv * (dv + 2 * centre[pair.labels]))[None, :]
+    linear = pair.to_clusters(moved) + jnp.abs(weighted_shift(pair, side.at, grown)) * (centre**2)[None, :]
     second = pair.to_clusters(side.bounds.slope_second * d[None, :]) + jnp.abs(side.curve) * linear
     return jnp.minimum(pair.to_clusters(side.bounds.slope * d[None, :]), second)
 
 
-def outer_gaps(pair: FusedPair, constants: FusedConstants) -> Float[Array, " c"]:
-    """F_j ≥ ‖Σ_i v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ‖_F, that is Σ ‖δv_i‖² + 2 ‖Σ δv_i‖ ‖ṽ_j‖ + |n_j − r_j² n_j²| ‖ṽ_j‖²."""
-    squares = pair.to_clusters(jnp.sum(pair.delta_v**2, axis=1))
-    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_v.T), axis=0)
-    centre = jnp.linalg.norm(pair.centre_v, axis=1)
-    grown = jnp.abs(pair.counts - (constants.r * pair.counts) ** 2)
+def outer_gaps(pair: FusedPair, constants: PairConstants) -> Float[Array, " c"]:
+    """F_j ≥ ‖Σ_i r_i² v_i v_iᵀ − r_j² n_j² ṽ_j ṽ_jᵀ‖_F.
+
+    That is Σ r_i² ‖δv_i‖² + 2 ‖Σ r_i² δv_i‖ ‖ṽ_j‖ + |Σ r_i² − r_j² n_j²| ‖ṽ_j‖².
+    """
+    squared = constants.original_r**2
+    squares = pair.to_clusters(squared * jnp.sum(pair.delta_v**2, axis=1))
+    sums = row_norms(pair.to_clusters(pair.delta_v.T * squared[None, :]).T)
+    centre = row_norms(pair.centre_v)
+    grown = jnp.abs(pair.to_clusters(squared) - (constants.r * pair.counts) ** 2)
     return squares + 2 * sums * centre + grown * centre**2
 
 
@@ -291,24 +280,27 @@ def _bound(
         bound = from_weights(pair, left, right, w)
     else:
         bound = smaller_bound(pair, left, right, w, terms, cheap=form == "cheap")
-    return bound + scalar_allowance(pair, left, right, w)
+    return known_or_infinite(bound + scalar_allowance(pair, left, right, w))
 
 
 def _value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """Σ_j (n_j − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j."""
+    """Σ_j (Σ_i e_i − t_j) ã_j ã'_j + ã_j g̃'_j S'_j + g̃_j S_j ã'_j."""
     surplus = (left.a * w.value_surplus(pair)[None, :]) @ right.a.T
-    return surplus + left.a @ (right.g * right.shift).T + (left.g * left.shift) @ right.a.T
+    here, there = (side.g * weighted_shift(pair, side.at, w.values) for side in (left, right))
+    return surplus + left.a @ there.T + here @ right.a.T
 
 
-def _value_mixed(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i |ã| R̄'_i + R̄_i |ã'|."""
-    here, there = pair.to_clusters(left.bounds.remainder), pair.to_clusters(right.bounds.remainder)
+def _value_mixed(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_i e_i (|ã| R̄'_i + R̄_i |ã'|)."""
+    here, there = (pair.to_clusters(side.bounds.remainder * w.values[None, :]) for side in (left, right))
     return jnp.abs(left.a) @ there.T + here @ jnp.abs(right.a).T
 
 
-def _value_products(pair: FusedPair, left: Evaluation, right: Evaluation, cheap: bool) -> Float[Array, "N M"]:
-    """Σ_i Ē_i Ē'_i."""
-    return product_sum(pair, left.bounds.value, right.bounds.value, jnp.ones_like(pair.v[:, 0]), cheap)
+def _value_products(
+    pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights, cheap: bool
+) -> Float[Array, "N M"]:
+    """Σ_i e_i Ē_i Ē'_i."""
+    return product_sum(pair, left.bounds.value, right.bounds.value, w.values, cheap)
 
 
 def _slope_exact(
@@ -350,36 +342,14 @@ def product_sum(
     return here @ there.T
 
 
-def _values(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
-    numbers = suprema(pair.activation)
-    dw, centre = jnp.linalg.norm(pair.delta_w, axis=1), jnp.linalg.norm(pair.centre_w, axis=1)
-    sums = jnp.linalg.norm(pair.to_clusters(pair.delta_w.T), axis=0)
-    squares, largest = jnp.sum(dw**2), jnp.max(centre)
-    known = jnp.abs(w.value_surplus(pair)) @ centre**2 + 2 * numbers.l1 * (centre @ sums) + numbers.l1**2 * squares
-    if numbers.l2 == float("inf"):
-        return x * z * (known + 2 * largest * jnp.sum(dw))
-    return x * z * (known + 0.5 * numbers.l2 * (x + z) * largest * squares)
-
-
-def _slopes(pair: FusedPair, x: Float[Array, "N M"], z: Float[Array, "N M"], w: KernelWeights) -> Float[Array, "N M"]:
-    numbers = suprema(pair.activation)
-    squares = jnp.sum(pair.delta_w**2, axis=1)
-    known = numbers.l1**2 * jnp.sum(jnp.abs(w.slope_surplus(pair)))
-    if numbers.l2 == float("inf"):
-        return known + 3 * jnp.sum(jnp.where(squares > 0, w.slopes, 0)) * jnp.ones_like(x)
-    linear = jnp.sum(jnp.linalg.norm(pair.to_clusters(pair.delta_w.T * w.slopes[None, :]), axis=0))
-    curved = w.slopes @ squares
-    bent = 0.5 * numbers.l1 * numbers.l3 * (x**2 + z**2) + numbers.l2**2 * x * z
-    return known + numbers.l1 * numbers.l2 * (x + z) * linear + bent * curved
-
-
 def _summed(w: KernelWeights, o: int) -> KernelWeights:
     """Weights of the trace from those of the mean; the values stay, they multiply the identity."""
-    return KernelWeights(w.slopes * o, w.centre_values, w.centre_slopes * o, w.bias_gap)
+    return KernelWeights(w.values, w.slopes * o, w.centre_values, w.centre_slopes * o, w.bias_gap)
 
 
-def _outer_sizes(pair: FusedPair) -> Float[Array, " m"]:
-    return 2 * jnp.sum(pair.v**2, axis=1) + 2 * jnp.sum(pair.centre_v**2, axis=1)[pair.labels]
+def _outer_sizes(pair: FusedPair, constants: PairConstants) -> Float[Array, " m"]:
+    sizes = 2 * jnp.sum(pair.v**2, axis=1) + 2 * jnp.sum(pair.centre_v**2, axis=1)[pair.labels]
+    return constants.original_r**2 * sizes
 
 
 #: The true terms.

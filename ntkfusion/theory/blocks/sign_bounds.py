@@ -1,9 +1,11 @@
 """How far the sign kernel (Adam kernel) of a fused block can be from that of the original, pair by pair of inputs.
 
-With the weights of `kernel_weights`, a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i, M = x̄·sgn z̄ (a prime marks z),
+With the weights of `evaluation`, a_i = ã + g̃ Δ_i + ρ_i, g_i = g̃ + s_i, M = x̄·sgn z̄ (a prime marks z; e_i = 1 for an
+original without constants), S_j = Σ_{i in C_j} e_i Δ_i,
 
-    K − K̃ = Σ_j (n_j − t_j) ã_j sgn ã'_j + g̃_j S_j sgn ã'_j  +  M Σ_j (Σ_i d_i − s_j) g̃_j sgn g̃'_j              exact
-            + Σ_i ρ_i sgn ã' + a_i (sgn a'_i − sgn ã')  +  M Σ_i d_i (s_i sgn g̃' + g_i (sgn g'_i − sgn g̃'))      rest
+    K − K̃ = Σ_j (Σ_i e_i − t_j) ã_j sgn ã'_j + g̃_j S_j sgn ã'_j  +  M Σ_j (Σ_i d_i − s_j) g̃_j sgn g̃'_j          exact
+            + Σ_i e_i (ρ_i sgn ã' + a_i (sgn a'_i − sgn ã'))
+            + M Σ_i d_i (s_i sgn g̃' + g_i (sgn g'_i − sgn g̃'))                                                   rest
 
 and Σ_i d_i − s_j is V1's sign-coherence defect T_j/o: 0 iff the output weights of a cluster agree in sign (if centres
 are means). A sign differs only where Δ'_i carries the preactivation across the point at which it changes, and then by
@@ -26,8 +28,8 @@ from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import crosses
 from ntkfusion.theory.blocks.evaluation import (
     Evaluation,
-    FusedConstants,
     KernelWeights,
+    PairConstants,
     constants_of,
     evaluate,
     output_weights,
@@ -37,7 +39,7 @@ from ntkfusion.theory.blocks.evaluation import (
     weighted_shift,
 )
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.blocks.rounding import ambiguous, sign_allowance
+from ntkfusion.theory.blocks.rounding import ambiguous, known_or_infinite, sign_allowance
 
 
 def sign_kernel_bound(
@@ -51,8 +53,9 @@ def sign_kernel_bound(
 ) -> Float[Array, "N M *o"]:
     """A proven bound of |K(x, z) − K̃(x, z)| for the sign kernel ⟨∇f(x), sgn ∇f(z)⟩, rounding in float64 included.
 
-    K is what ``block_kernel(block, x, z, kind="sign")`` returns. Any constants of the fused block: those of V1 give the
-    small bounds, for others the exactly known difference is part of it.
+    K is what ``block_kernel(block, x, z, kind="sign")`` returns, with exact signs. Either block may have constants,
+    which are part of its kernel: of the fused block those of V1 give the small bounds, for others the exactly known
+    difference is part of it. Beyond float64's range (weights or inputs of 1e±60) it is +∞, never NaN.
 
     Args:
         original: a dense block in float64.
@@ -84,13 +87,13 @@ def sign_kernel_bound(
 class SignTerms(NamedTuple):
     """What the bound is made of, so that a check can hand over a wrong part; see `SIGN_TERMS`.
 
-    Every term is a function of the pair, its evaluations at x and z, and (but for the rest and the flips of values) the
-    kernel's weights; exact and rest of slopes also of whether they are expanded to second order.
+    Every term is a function of the pair, its evaluations at x and z, and the kernel's weights; exact and rest of slopes
+    also of whether they are expanded to second order.
     """
 
     value_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
-    value_rest: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
-    value_flips: Callable[[FusedPair, Evaluation, Evaluation], Float[Array, "N M"]]
+    value_rest: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
+    value_flips: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
     slope_exact: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
     slope_rest: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights, bool], Float[Array, "N M"]]
     slope_flips: Callable[[FusedPair, Evaluation, Evaluation, KernelWeights], Float[Array, "N M"]]
@@ -100,7 +103,7 @@ def sign_bound_of(
     pair: FusedPair,
     left: Evaluation,
     right: Evaluation,
-    constants: FusedConstants,
+    constants: PairConstants,
     terms: SignTerms,
     diagonal: bool = False,
 ) -> Float[Array, "N M *o"]:
@@ -110,7 +113,7 @@ def sign_bound_of(
         pair: the two blocks.
         left: the pair at x.
         right: the pair at z.
-        constants: of the fused block.
+        constants: of both blocks.
         terms: what the bound is made of; `SIGN_TERMS`.
         diagonal: a bound for every output instead of their mean.
 
@@ -119,7 +122,7 @@ def sign_bound_of(
     """
 
     def bound(w: KernelWeights) -> Float[Array, "N M"]:
-        return smaller_bound(pair, left, right, w, terms) + scalar_allowance(pair, left, right, w)
+        return known_or_infinite(smaller_bound(pair, left, right, w, terms) + scalar_allowance(pair, left, right, w))
 
     if not diagonal:
         return bound(traced_weights(pair, constants, "sign"))
@@ -155,7 +158,7 @@ def scalar_bound(
     exact = (
         terms.value_exact(pair, left, right, w) + w.bias_gap + gram * terms.slope_exact(pair, left, right, w, second)
     )
-    values = terms.value_rest(pair, left, right) + terms.value_flips(pair, left, right)
+    values = terms.value_rest(pair, left, right, w) + terms.value_flips(pair, left, right, w)
     slopes = terms.slope_rest(pair, left, right, w, second) + terms.slope_flips(pair, left, right, w)
     return jnp.abs(exact) + values + jnp.abs(gram) * slopes
 
@@ -170,18 +173,19 @@ def scalar_allowance(pair: FusedPair, left: Evaluation, right: Evaluation, w: Ke
 
 
 def _value_exact(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
-    """Σ_j ((n_j − t_j) ã_j + g̃_j S_j) sgn ã'_j."""
-    return (left.a * w.value_surplus(pair)[None, :] + left.g * left.shift) @ value_signs(pair, right).T
+    """Σ_j ((Σ_i e_i − t_j) ã_j + g̃_j S_j) sgn ã'_j."""
+    shifted = left.g * weighted_shift(pair, left.at, w.values)
+    return (left.a * w.value_surplus(pair)[None, :] + shifted) @ value_signs(pair, right).T
 
 
-def _value_rest(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i R̄_i |sgn ã'|."""
-    return pair.to_clusters(left.bounds.remainder) @ jnp.abs(value_signs(pair, right)).T
+def _value_rest(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_i e_i R̄_i |sgn ã'|."""
+    return pair.to_clusters(left.bounds.remainder * w.values[None, :]) @ jnp.abs(value_signs(pair, right)).T
 
 
-def _value_flips(pair: FusedPair, left: Evaluation, right: Evaluation) -> Float[Array, "N M"]:
-    """Σ_i (|ã| + Ē_i) Φ'_i."""
-    sizes = pair.to_neurons(jnp.abs(left.a)) + left.bounds.value
+def _value_flips(pair: FusedPair, left: Evaluation, right: Evaluation, w: KernelWeights) -> Float[Array, "N M"]:
+    """Σ_i e_i (|ã| + Ē_i) Φ'_i."""
+    sizes = (pair.to_neurons(jnp.abs(left.a)) + left.bounds.value) * w.values[None, :]
     return sizes @ _flips(pair, right, 0.0).T
 
 

@@ -19,7 +19,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.activations import get_activation
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.blocks.dense import MLPBlock
-from ntkfusion.theory.blocks.rounding import ambiguous, gamma
+from ntkfusion.theory.blocks.rounding import ambiguous, extreme, gamma, known_or_infinite
 from ntkfusion.utils.pytrees import pytree
 
 
@@ -34,6 +34,11 @@ class Enclosure:
 
     lower: Float[Array, "*n"]
     upper: Float[Array, "*n"]
+
+    @classmethod
+    def around(cls, lower: Float[Array, "*n"], upper: Float[Array, "*n"]) -> Enclosure:
+        """Limits without NaN: where an overflow left none, they are 0 and +∞."""
+        return cls(jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0), known_or_infinite(upper))
 
 
 @pytree
@@ -153,7 +158,7 @@ def features_at(block: MLPBlock, clusters: ClusteredNeurons, x: Float[Array, "N 
         mean_g=mean_g,
         alpha=a - clusters.spread(mean_a),
         gamma=(g - clusters.spread(mean_g)) * root[None, :],
-        size=norm * jnp.linalg.norm(clusters.w),
+        size=jnp.where(extreme(extended, clusters.w, clusters.v), jnp.inf, norm * jnp.linalg.norm(clusters.w)),
         slope_error=jnp.linalg.norm(_slope_errors(block, clusters, h, norm) * root[None, :], axis=1),
     )
 

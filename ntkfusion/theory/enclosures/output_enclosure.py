@@ -185,7 +185,7 @@ def _limits(
     upper = jnp.sqrt(along + (across + radius) ** 2)
     lower = jnp.sqrt(along + jnp.maximum(across - radius, 0) ** 2)
     room = rounding + slack * (size + radius)
-    return Enclosure(jnp.maximum(lower - room, 0), upper + room)
+    return Enclosure.around(lower - room, upper + room)
 
 
 def _allowance(original: MLPBlock, clusters: ClusteredNeurons, side: Features) -> Float[Array, " N"]:

@@ -175,7 +175,7 @@ def enclose_sgd(
     gap = jnp.abs(estimate - block_kernel(fused, x, z))
     room = _allowance(c, left, right) + 4 * unit_of(c) * gap
     radius = a_rest + jnp.abs(gram) * g_rest
-    return Enclosure(jnp.maximum(gap - radius - room, 0), gap + radius + room)
+    return Enclosure.around(gap - radius - room, gap + radius + room)
 
 
 def split_product(

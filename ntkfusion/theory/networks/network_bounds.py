@@ -29,7 +29,7 @@ from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.gpt2.network import last_token
 from ntkfusion.models.model import Model, make_batch
 from ntkfusion.theory.blocks.pairs import FusedPair, pair_blocks
-from ntkfusion.theory.blocks.rounding import gamma
+from ntkfusion.theory.blocks.rounding import gamma, known_or_infinite
 from ntkfusion.theory.networks.block_change import bounded_gap
 from ntkfusion.theory.networks.head_bounds import head_bound, normed
 from ntkfusion.theory.networks.layer_norm_bound import Ball
@@ -183,6 +183,6 @@ def _finish(
         last = last_token(batch, config.pad_token_id)
     h, ball = state
     head = head_bound(config, model.params, h, ball, last, unit)
-    return NetworkBound(
-        stacked.hidden, stacked.inputs, stacked.block, jnp.stack(sizes), ball.eps, head.pooler_output, head.logits
-    )
+    bounds = (stacked.hidden, stacked.inputs, stacked.block, ball.eps, head.pooler_output, head.logits)
+    hidden, inputs, blocks, eps, pooled, logits = jax.tree.map(known_or_infinite, bounds)
+    return NetworkBound(hidden, inputs, blocks, jnp.stack(sizes), eps, pooled, logits)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import Supremum
-from ntkfusion.theory.blocks.evaluation import FusedConstants, evaluate_unchecked
+from ntkfusion.theory.blocks.evaluation import PairConstants, evaluate_unchecked
 from ntkfusion.theory.blocks.pairs import FusedPair
 from ntkfusion.theory.blocks.sgd_bounds import SGD_TERMS, SGDTerms, frobenius_bound, sgd_bound_of
 from ntkfusion.verification.bounds import FAST, SUPREMUM, Compared, KernelBoundCheck, kernel_gap
@@ -39,7 +39,7 @@ def compare(
     original: MLPBlock,
     fused: MLPBlock,
     pair: FusedPair,
-    constants: FusedConstants,
+    constants: PairConstants,
     x: jax.Array,
     few: jax.Array | None,
 ) -> Compared:
@@ -55,7 +55,7 @@ def compare(
     return found
 
 
-def tight(supremum: Supremum, terms: SGDTerms, pair: FusedPair, constants: FusedConstants, x: jax.Array) -> jax.Array:
+def tight(supremum: Supremum, terms: SGDTerms, pair: FusedPair, constants: PairConstants, x: jax.Array) -> jax.Array:
     """The tight bound, of given suprema and terms."""
     side = evaluate_unchecked(pair, x, supremum)
     return sgd_bound_of(pair, side, side, constants, terms)

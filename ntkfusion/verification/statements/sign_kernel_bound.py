@@ -15,7 +15,7 @@ import jax
 
 from ntkfusion.models.blocks.dense import MLPBlock
 from ntkfusion.theory.activations.majorants import Supremum
-from ntkfusion.theory.blocks.evaluation import FusedConstants, evaluate_unchecked
+from ntkfusion.theory.blocks.evaluation import PairConstants, evaluate_unchecked
 from ntkfusion.theory.blocks.pairs import FusedPair
 from ntkfusion.theory.blocks.sign_bounds import SIGN_TERMS, SignTerms, sign_bound_of
 from ntkfusion.verification.bounds import FAST, SUPREMUM, Compared, KernelBoundCheck, kernel_gap
@@ -38,7 +38,7 @@ def compare(
     original: MLPBlock,
     fused: MLPBlock,
     pair: FusedPair,
-    constants: FusedConstants,
+    constants: PairConstants,
     x: jax.Array,
     few: jax.Array | None,
 ) -> Compared:
@@ -51,7 +51,7 @@ def compare(
     return found
 
 
-def tight(supremum: Supremum, terms: SignTerms, pair: FusedPair, constants: FusedConstants, x: jax.Array) -> jax.Array:
+def tight(supremum: Supremum, terms: SignTerms, pair: FusedPair, constants: PairConstants, x: jax.Array) -> jax.Array:
     """The tight bound, of given suprema and terms."""
     side = evaluate_unchecked(pair, x, supremum)
     return sign_bound_of(pair, side, side, constants, terms)

@@ -123,7 +123,7 @@ def test_predictions_that_cannot_be_made(shape, targets, ridge, message):
 
 def test_prints_one_fact_per_line():
     kernel = gram(0)
-    assert len(str(kernel_distance(kernel, 2 * kernel)).splitlines()) == 7
+    assert len(str(kernel_distance(kernel, 2 * kernel)).splitlines()) == 9
     lines = str(kernel_distance(kernel, 2 * kernel, targets=normal(2, 12))).splitlines()
     assert lines[0].startswith("KernelDistance(relative_frobenius=1,")
     assert lines[-1].strip().startswith("prediction_gap=")
@@ -165,3 +165,49 @@ def test_zero_kernels_have_distances_too():
     zero, kernel = jnp.zeros((3, 3)), gram(0, 3)
     assert kernel_distance(zero, zero).relative_spectral == 0
     assert kernel_distance(zero, kernel).relative_spectral == float("inf")
+
+
+def test_directions_beyond_the_numerical_rank_are_not_compared():
+    """Of rank 3 against 1.7 times itself, ten directions overlapped by as much as rounding said."""
+    low = gram(0, 12, features=3)
+    distance = kernel_distance(low, 1.7 * low, top_k=10)
+    assert (distance.top_k, distance.reference_rank, distance.rank) == (3, 3, 3)
+    assert distance.top_overlap == pytest.approx(1, abs=1e-5)
+    distance = kernel_distance(gram(0), low, top_k=10)
+    assert (distance.top_k, distance.reference_rank, distance.rank) == (3, 12, 3)
+
+
+@pytest.mark.parametrize("new", [jnp.zeros((4, 4)), jnp.eye(4) + jnp.ones((4, 4))])
+def test_kernels_without_distinct_directions_have_no_overlap(new):
+    """0 against 0 overlapped wholly, and so did a multiple of the identity, whose directions are LAPACK's choice."""
+    distance = kernel_distance(jnp.zeros((4, 4)), new)
+    assert (distance.top_k, distance.reference_rank, distance.top_overlap) == (0, 0, None)
+    assert "top_overlap" not in str(distance)
+    assert kernel_distance(jnp.eye(4), 2 * jnp.eye(4), top_k=2).top_overlap is None
+    assert kernel_distance(jnp.eye(4), 2 * jnp.eye(4)).top_overlap == pytest.approx(1)  # the whole space
+    tied = jnp.diag(jnp.array([3.0, 1.0, 1.0, 0.5]))
+    assert kernel_distance(tied, tied, top_k=2).top_k == 1
+
+
+def test_no_direction_at_all_is_refused():
+    with pytest.raises(InputError, match="at least 1; got 0"):
+        kernel_distance(jnp.eye(3), jnp.eye(3), top_k=0)
+
+
+def test_alignment_of_a_constant_kernel_is_not_decided_by_rounding():
+    constant = jnp.full((7, 7), 0.1) * jnp.float32(1.0000001)
+    assert centred_alignment(constant, gram(0, 7)) == 0
+    assert centred_alignment(constant, 3 * constant) == 0
+
+
+def test_a_kernel_that_does_not_learn_has_no_prediction_gap():
+    """A sign kernel may be indefinite: the ridge then makes a nearly singular matrix of it, and anything comes out."""
+    kernel, targets = gram(0), normal(2, 12)
+    indefinite = kernel - 2 * jnp.max(kernel) * jnp.eye(12)
+    turning = jnp.eye(12) + 0 * kernel
+    assert prediction_gap(kernel, indefinite, targets) is None
+    assert prediction_gap(indefinite, kernel, targets) is None
+    assert kernel_distance(kernel, indefinite, targets=targets).prediction_gap is None
+    # not symmetric, with complex eigenvalues of positive real parts: it learns
+    skew = jnp.triu(jnp.ones((12, 12)), 1)
+    assert prediction_gap(turning, turning + skew - skew.T, targets) is not None

@@ -3,15 +3,18 @@
 import contextlib
 import functools
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
 import warnings
 from itertools import product
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.interpreters import ad
 
 import ntkfusion as nf
 from ntkfusion.errors import InputError, NTKFusionError
@@ -182,6 +185,45 @@ def test_linearization_of_functions_that_ignore_or_return_parameters(x64):
     for f in (lambda p, x: p["b"], lambda p, x: x @ p["w"], lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T + p["b"]):
         kernel = reference_kernel(f, params, x, trace=False, implementation="structured-derivatives")
         assert relative(kernel, compiled_dense_kernel(f, params, x)) <= 1e-12
+
+
+@pytest.mark.parametrize("shortcut", wide_unless(lambda shortcut: not shortcut, [False, True]))
+def test_structured_derivatives_through_a_reshape_with_and_without_shortcuts(x64, shortcut):
+    """A small network like that of its own FlaxCnnTest, whose flattening is a reshape."""
+    nt = load_neural_tangents()
+    params, x, z = {"w": normal(1, 4, 3), "v": normal(2, 6, 2)}, normal(3, 3, 2, 4), normal(4, 2, 2, 4)
+
+    def f(params, x):
+        return jnp.tanh(x @ params["w"]).reshape(x.shape[0], -1) @ params["v"]
+
+    options = {"trace_axes": (), "vmap_axes": 0, "_j_rules": shortcut, "_s_rules": shortcut, "_fwd": shortcut}
+    with adapter._as_it_expects():
+        found = jax.jit(nt.empirical_ntk_fn(f, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES, **options))(
+            x, z, params
+        )
+    expected = compiled_dense_kernel(lambda params, x: f(params, x[None])[0], params, x, z)
+    assert relative(found, expected) <= 1e-12
+
+
+def test_what_comes_back_to_a_reshape_may_lack_axes_of_length_1():
+    """neural-tangents trims them with its shortcuts off, and JAX's old rule did not look at them."""
+    (equation,) = jax.make_jaxpr(lambda x: x.reshape(1, 6))(jnp.ones((2, 3))).eqns
+    linear = ad.UndefinedPrimal(equation.invars[0].aval)
+    for shape in ((6,), (1, 6)):
+        (found,) = shim.equation_vjp(equation, jnp.arange(6.0).reshape(shape), linear)
+        assert found.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["empirical_test", "rules_test"])
+def test_neural_tangents_own_tests_pass_through_the_adapter(name):
+    """Those of a checkout of github.com/google/neural-tangents that NTKFUSION_NEURAL_TANGENTS names."""
+    checkout = os.environ.get("NTKFUSION_NEURAL_TANGENTS")
+    if not checkout or not (Path(checkout) / "tests" / f"{name}.py").is_file():
+        pytest.skip("set NTKFUSION_NEURAL_TANGENTS to a checkout of neural-tangents to run its own tests")
+    command = [sys.executable, "-m", "tests.helpers.neural_tangents_own_tests", checkout, name]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
 
 
 def test_infinite_width_kernels_and_predictions_work():

@@ -48,6 +48,17 @@ def test_chi_square_of_neighbouring_bits(masks):
     assert abs(statistic - degrees) < 5 * np.sqrt(2 * degrees)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_a_rate_that_is_off_by_four_thousandths_of_itself_shows(rate):
+    """One mask of 1.2 million entries knows its rate to 1 %; this many know a rate of 0.1 to 0.2 %."""
+    keys = jax.random.split(jax.random.key(11, impl="rbg"), 24)
+    drop = jax.jit(lambda key: Dropout(rate).apply({}, jnp.ones(SHAPE), deterministic=False, rngs={"dropout": key}))
+    dropped = np.mean([float(jnp.mean(drop(key) == 0)) for key in keys])
+    deviation = np.sqrt(rate * (1 - rate) / (24 * SIZE))
+    assert abs(dropped - rate) < 3.5 * deviation
+    assert 0.004 * rate > 7 * deviation
+
+
 def test_kept_entries_are_scaled_and_nothing_happens_without_need():
     x = jnp.arange(1.0, 1001.0)
     run = lambda rate, **options: Dropout(rate).apply({}, x, rngs={"dropout": jax.random.key(1)}, **options)  # noqa: E731

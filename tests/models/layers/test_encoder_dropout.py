@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ import ntkfusion as nf
 from ntkfusion.models.albert.config import AlbertConfig
 from ntkfusion.models.batch import Batch
 from ntkfusion.models.bert.config import RobertaConfig
+from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.models.layers.dropout import Dropout
 from ntkfusion.models.layers.encoder import EncoderEmbeddings
 from tests.helpers.small_encoders import random_weights
@@ -42,6 +46,33 @@ def dropouts(intermediates):
     """What every call of a dropout returned."""
     found = jax.tree_util.tree_leaves_with_path(intermediates)
     return [leaf for path, leaf in found if "Dropout" in jax.tree_util.keystr(path)]
+
+
+def applied_rates(model, **inputs):
+    """The rate of every dropout that a training pass calls; nothing is computed."""
+    rates = []
+
+    def note(call, arguments, options, context):
+        if isinstance(context.module, Dropout) and context.method_name == "__call__":
+            rates.append(context.module.rate)
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(partial(model.apply, dropout_key=jax.random.key(0)), model.params, **inputs)
+    return sorted(rates)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rates_are_those_of_the_configuration_to_the_last_bit(name):
+    """Counting entries cannot tell a rate from one that is off by 0.4 % of itself."""
+    config, expected = CASES[name]
+    assert applied_rates(random_weights(config, 0.2), input_ids=IDS) == sorted(expected)
+
+
+def test_rates_of_gpt2_are_those_of_the_configuration():
+    sizes = {"vocab_size": 50, "hidden_size": 32, "n_layer": 1, "n_head": 2, "n_positions": 40}
+    config = GPT2Config(**sizes, embd_pdrop=0.11, attn_pdrop=0.23, resid_pdrop=0.37)
+    assert applied_rates(random_weights(config, 0.2), input_ids=IDS) == [0.11, 0.23, 0.37, 0.37]
 
 
 IDS = jnp.asarray(np.random.default_rng(1).integers(2, 50, size=(8, 30)))

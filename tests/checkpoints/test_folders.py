@@ -7,6 +7,7 @@ reason, and what we write has the form of the writer it goes back to.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import flax.serialization
@@ -180,3 +181,22 @@ def test_flax_weights_with_two_biases_that_differ_are_refused(tmp_path):
     (folder / "flax_model.msgpack").write_bytes(packed(tree))
     with pytest.raises(CheckpointError, match=r"decoder\.bias differs from cls\.predictions\.bias"):
         load_model(folder)
+
+
+VENV = os.environ.get("NTKFUSION_TRANSFORMERS4", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VENV, reason="NTKFUSION_TRANSFORMERS4 names no Python of tests/stored/transformers4.py's venv")
+def test_flax_classes_of_transformers_4_compute_what_we_export(tmp_path):
+    """From PyTorch's form in transformers 5 to Flax, read by the real classes: exactly the stored outputs."""
+    cases = {case.name: case for case in CASES if case.has_flax_class}
+    for name, case in cases.items():
+        model = load_model(write_folder(tmp_path / "theirs" / name, case, "torch5"))
+        save_model(model, tmp_path / name, format="flax")
+    words = [VENV, "-m", "tests.stored.transformers4", "read", *(str(tmp_path / name) for name in cases)]
+    subprocess.run(words, check=True, cwd=STORED.parents[1], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    with np.load(STORED / "transformers4.npz") as stored:
+        for name in cases:
+            with np.load(tmp_path / name / "flax_says.npz") as said:
+                np.testing.assert_array_equal(said["output"], stored[name], err_msg=name)

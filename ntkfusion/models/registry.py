@@ -255,6 +255,7 @@ def _heads_by_class(config: ModelConfig) -> dict[str, Head | None]:
     ]
     known: dict[str, Head | None] = {}
     for architecture in alike:
-        endings = {ending: head for head, ending in architecture.class_endings.items()} | {**architecture.other_endings}
+        endings: dict[str, Head | None] = {ending: head for head, ending in architecture.class_endings.items()}
+        endings |= dict(architecture.other_endings)
         known |= {architecture.class_prefix + ending: head for ending, head in endings.items()}
     return known

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import jax
@@ -38,6 +39,9 @@ class MatchedTensor:
     info: TensorInfo
     place: Place
 
+
+#: The paths where word embeddings are: an output layer is tied to one of them if its configuration says so.
+_TABLES = "embeddings/"
 
 #: Tensors with the one that holds the same numbers.
 _Ties: TypeAlias = tuple[tuple[MatchedTensor, MatchedTensor], ...]
@@ -106,17 +110,22 @@ class Audit:
         left_aside: tensors that are not needed → why.
         num_parameters: numbers loaded.
         dtypes: how the loaded tensors were stored → how many of them.
+        notes: what else was done to make parameters of the tensors, such as names that lost their beginning.
     """
 
     loaded: tuple[str, ...]
     left_aside: dict[str, str]
     num_parameters: int
     dtypes: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What the headers alone say: slots that can be read, tensors that are not needed, tied ones, and problems."""
+    """What the headers alone say: slots that can be read, tensors that are not needed, tied ones, and problems.
+
+    One tensor may be in two slots: where a file has it once, because the two are tied there.
+    """
 
     readable: dict[str, MatchedTensor]
     unused: dict[str, str]
@@ -144,21 +153,47 @@ def read_parameters(
     """
     _refuse_absurd_sizes(opened, matching, config)
     expected = abstract_params(config)
-    comparison = _compare(matching, expected, config)
+    comparison = _compare(_with_stand_ins(matching, _slot_shapes(matching, expected), config), expected, config)
     problems = [*comparison.problems, *_differing_ties(opened, comparison.ties, dtype)]
-    places = {tensor.info.name: tensor.place for tensor in comparison.readable.values()}
+    places: dict[str, list[Place]] = {}
+    for tensor in comparison.readable.values():
+        places.setdefault(tensor.info.name, []).append(tensor.place)
     assembly = _Assembly(expected, dtype)
     for name, stored in opened.arrays(places):
-        place = places[name]
-        array = converted(stored, dtype, transposed=place.transposed)
-        problems += opened.statement.tensor_problems(name, stored) or value_problems(name, array)
-        problems += underflow_problems(name, stored, array)
-        if not problems:
-            assembly.add(place.path, place.expert, array)
-        del stored, array  # before the next one is read
+        problems += opened.statement.tensor_problems(name, stored)
+        for place in places[name] if not problems else places[name][:1]:
+            array = converted(stored, dtype, transposed=place.transposed)
+            problems += value_problems(name, array) + underflow_problems(name, stored, array)
+            if not problems:
+                assembly.add(place.path, place.expert, array)
+            del array
+        del stored  # before the next one is read
     if problems:
         raise CheckpointError(opened.source, problems)
     return assembly.params(), _audit(matching, comparison)
+
+
+def _with_stand_ins(matching: Matching, shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Matching:
+    """The accounts, with the tensor of a tied parameter in the place of one that is needed and not in the file.
+
+    Transformers 4 and its Flax classes store a decoder's two biases once, whether its matrix is tied or not; some
+    savers keep the output layer's name of a tied matrix and drop the embedding's.
+    """
+    found = dict(matching.matched)
+    for one, other in matching.table.tied.items():
+        if other.startswith(_TABLES) and not config.tie_word_embeddings:
+            continue
+        for needed, there in ((one, other), (other, one)):
+            if needed in shapes and needed not in found and there in found:
+                tensor = found[there] if there in shapes else found.pop(there)
+                found[needed] = MatchedTensor(tensor.info, _place_of(matching, needed))
+    return replace(matching, matched=found)
+
+
+def _place_of(matching: Matching, path: str) -> Place:
+    place = matching.table.find(matching.table.tensor_of(path))
+    assert place is not None  # the name is the table's own
+    return place
 
 
 class _Assembly:
@@ -188,12 +223,13 @@ class _Assembly:
 
 
 def _audit(matching: Matching, comparison: _Comparison) -> Audit:
-    infos = [tensor.info for tensor in comparison.readable.values()]
+    slots = [tensor.info for tensor in comparison.readable.values()]
+    infos = [*{info.name: info for info in slots}.values()]
     ties = {tensor.info.name: f"the same numbers as {other.info.name}" for tensor, other in comparison.ties}
     return Audit(
         loaded=tuple(info.name for info in infos),
         left_aside=matching.left_aside | comparison.unused | ties,
-        num_parameters=sum(math.prod(info.shape) for info in infos),
+        num_parameters=sum(math.prod(info.shape) for info in slots),
         dtypes=dict(Counter(info.dtype for info in infos)),
     )
 

@@ -15,11 +15,13 @@ from typing import Any, Literal, TypeAlias, cast
 import jax.numpy as jnp
 
 from ntkfusion.checkpoints.audit import Audit, Matching, match_tensors, read_parameters
+from ntkfusion.checkpoints.flax_classes import import_problems
 from ntkfusion.checkpoints.formats import msgpack as msgpack_reader
 from ntkfusion.checkpoints.formats import safetensors as safetensors_reader
 from ntkfusion.checkpoints.formats.native import HEADER, read_native
 from ntkfusion.checkpoints.formats.tensors import TensorSource, read_json_object
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
+from ntkfusion.checkpoints.wrappers import unwrapped
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.config import LARGEST_SIZE, WITH_LABELS, Head, JsonObject, ModelConfig
 from ntkfusion.models.model import Model, Origin, abstract_params
@@ -43,10 +45,11 @@ def with_head(config: ModelConfig, matching: Matching, original: JsonObject, wan
         The configuration.
 
     Raises:
-        CheckpointError: if a head is wanted that the file has no tensors of.
+        CheckpointError: if a head is wanted that the file has no tensors of, or "auto" of a checkpoint whose class is
+            not modelled.
         InputError: if a head is wanted that the architecture does not have.
     """
-    head = cast(Head | None, _from_file(config, matching, original) if wanted == "auto" else wanted)
+    head = cast(Head | None, _own_head(config, matching, original) if wanted == "auto" else wanted)
     if head is not None and head not in config.HEADS:
         raise InputError(f"{config.architecture} has no head {head!r}; it has {', '.join(config.HEADS)}")
     if head is not None and not _is_there(config, matching, head):
@@ -56,15 +59,33 @@ def with_head(config: ModelConfig, matching: Matching, original: JsonObject, wan
     return dataclasses.replace(config, head=head, num_labels=num_labels).with_parts(matching.matched.keys())
 
 
-def _from_file(config: ModelConfig, matching: Matching, original: JsonObject) -> Head | None:
-    there: list[Head] = [head for head in config.HEADS if _is_there(config, matching, head)]
+def _own_head(config: ModelConfig, matching: Matching, original: JsonObject) -> Head | None:
+    """The head of the class that the checkpoint names; if it names none, the one whose tensors it has."""
     classes = original.get("architectures")
-    name = classes[0] if isinstance(classes, Sequence) and classes and isinstance(classes[0], str) else ""
-    stated = head_of_class(config, name)
-    if stated in there:
-        return stated
+    names = [classes] if isinstance(classes, str) else classes
+    if not isinstance(names, Sequence) or not names or not isinstance(names[0], str):
+        return _guessed_head(config, matching)
+    try:
+        head = head_of_class(config, names[0])
+    except InputError as error:
+        # the same tensors may be read otherwise: a multiple choice has those of a classifier with one label
+        raise CheckpointError(matching.source, [f"config.json: {error}. {_OTHER_HEADS}"]) from error
+    if head is not None and not _is_there(config, matching, head):
+        problem = f"config.json names the class {names[0]}, and there are no tensors of its head {head!r}"
+        raise CheckpointError(matching.source, [f"{problem}. {_OTHER_HEADS}"])
+    return head
+
+
+_OTHER_HEADS = (
+    "head=None loads the network without its head (`ntkfusion convert MODEL OUT --no-head` writes a folder of it), and "
+    "head='...' reads the tensors as a head that you know them to be"
+)
+
+
+def _guessed_head(config: ModelConfig, matching: Matching) -> Head | None:
+    there: list[Head] = [head for head in config.HEADS if _is_there(config, matching, head)]
     own: list[Head] = [head for head in there if _tensors_of(matching, head)]
-    if not name and not own and _has_prefix(matching):
+    if not own and _has_prefix(matching):
         return there[0] if there else None  # a head that is tied leaves nothing of its own
     return next((head for head in own if config.may_have(head, matching.matched.keys())), None)
 
@@ -149,17 +170,32 @@ def load_with_audit(
         return dataclasses.replace(_with_wanted_head(model, head), tokenizer=loaded), audit
     original = _read_contents(folder, name)
     config = _parsed(original, name)
-    opened = _open_weights(folder, name)
+    stored = _open_weights(folder, name)
+    opened, renamed = unwrapped(stored, architecture_of(config).names)
     matching = match_tensors(opened, architecture_of(config).names)
-    edits = opened.statement.config_problems(with_head(config, matching, original, "auto"))
-    if edits:
-        raise CheckpointError(name, edits)
+    if opened.statement.fields:
+        _refuse(name, opened.statement.config_problems(with_head(config, matching, original, "auto")))
     config = with_head(config, matching, original, head)
+    if isinstance(stored, msgpack_reader.MsgpackFolder):
+        _refuse(name, import_problems(config, matching, opened))
     params, audit = read_parameters(opened, matching, config, dtype)
+    audit = dataclasses.replace(audit, notes=_notes(stored, renamed))
+    for note in audit.notes:
+        _log.warning("%s: %s", name, note)
     for tensor, reason in audit.left_aside.items():
         _log.info("%s: %s is left aside: %s", name, tensor, reason)
     loaded = _load_tokenizer(folder, name) if tokenizer else None
     return Model(config, params, tokenizer=loaded, source=name, origin=Origin(original, _dtypes(matching))), audit
+
+
+def _refuse(source: str, problems: list[str]) -> None:
+    if problems:
+        raise CheckpointError(source, problems)
+
+
+def _notes(stored: TensorSource, renamed: str | None) -> tuple[str, ...]:
+    around = stored.notes if isinstance(stored, msgpack_reader.MsgpackFolder) else ()
+    return around if renamed is None else (*around, renamed)
 
 
 def _with_wanted_head(model: Model, head: WantedHead) -> Model:

@@ -14,6 +14,12 @@ import jax
 from ntkfusion._version import __version__
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.fitting_tokenizer import fitting_tokenizer, with_padding
+from ntkfusion.checkpoints.flax_classes import (
+    check_flax_export,
+    check_transformers_export,
+    flax_tensors,
+    with_one_bias,
+)
 from ntkfusion.checkpoints.formats import Format
 from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_hf
 from ntkfusion.checkpoints.formats.msgpack import write_flax
@@ -220,11 +226,30 @@ def _native(model: Model, dtype: str | None) -> _Files:
 
 
 def _hugging_face(model: Model, kind: str, dtype: str | None, pad: bool, merge: bool, max_shard_size: int) -> _Files:
-    saved = with_padding(exportable(model, pad=pad, merge=merge))
+    check_exportable(model, kind)
+    saved = with_one_bias(with_padding(exportable(model, pad=pad, merge=merge)))
     name = transformers_class(saved.config)
     tensors = named_outgoing(saved, dtype)
+    if kind == "flax":
+        tensors = flax_tensors(saved.config, tensors)
     outgoing = OutgoingModel(saved, tensors, digests_of(tensors), max_shard_size)
     return _Files(saved, name, _size(tensors), lambda folder: _WRITERS[kind](folder, outgoing))
+
+
+def check_exportable(model: Model, format: str) -> None:  # noqa: A002 (the word that users know)
+    """Refuse a model that no class in the format's library computes, before any long work.
+
+    Args:
+        model: the model; what its MLP blocks are is not looked at (see `exportable`).
+        format: as for `save_model`.
+
+    Raises:
+        InputError: with every reason, and what to do.
+    """
+    if format == "flax":
+        check_flax_export(model.config)
+    elif format == "hf":
+        check_transformers_export(model.config)
 
 
 def _size(tensors: Sequence[Outgoing]) -> int:

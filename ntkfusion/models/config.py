@@ -288,6 +288,23 @@ def known_values(cls: type[ModelConfig], config: JsonObject, required: Sequence[
     return checked_values(cls, {name: config[name] for name in names if name in config})
 
 
+def with_real_names(config: JsonObject, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The contents of ``config.json`` without transformers' second names of the same keys.
+
+    Args:
+        config: the contents.
+        aliases: second name → the key that it stands for (``attribute_map`` in transformers).
+
+    Returns:
+        Key → value; where both names are there, the second one counts, as in transformers.
+
+    >>> with_real_names({"n_layer": 2, "num_hidden_layers": 3}, {"num_hidden_layers": "n_layer"})
+    {'n_layer': 3}
+    """
+    plain = {key: value for key, value in config.items() if key not in aliases}
+    return plain | {aliases[key]: value for key, value in config.items() if key in aliases}
+
+
 def checked_values(cls: type[ModelConfig], values: JsonObject) -> dict[str, Any]:
     """Values from a JSON file for some fields, checked; whole numbers become floats where the field is one.
 

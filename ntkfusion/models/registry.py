@@ -6,7 +6,7 @@ A new architecture is a folder with ``config.py``, ``network.py`` and ``names.py
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +43,9 @@ _ENCODER_ENDINGS: dict[Head | None, str] = {
     "masked-lm": "ForMaskedLM",
 }
 
+#: Every class of an encoder has a Flax class in transformers 4.
+_ENCODER_FLAX_HEADS = (*_ENCODER_ENDINGS,)
+
 _ENCODER_OTHERS: dict[str, Head] = {"ForPreTraining": "masked-lm"}
 
 _DECODER_ENDINGS: dict[Head | None, str] = {
@@ -70,6 +73,7 @@ class Architecture:
         class_prefix: how the names of its classes in transformers begin.
         class_endings: head → how they end.
         other_endings: how the names of further classes end, whose checkpoints can be read → the head they have.
+        flax_heads: heads with which transformers 4 has a Flax class of it (None: the bare network).
         matrices: kind of weight matrix → its path among the parameters, ``{layer}`` standing for the layer's number.
             Empty where matrices cannot be chosen by kind.
     """
@@ -82,6 +86,7 @@ class Architecture:
     class_prefix: str
     class_endings: Mapping[Head | None, str]
     other_endings: Mapping[str, Head] = dataclasses.field(default_factory=dict)
+    flax_heads: Collection[Head | None] = ()
     matrices: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -96,6 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         class_prefix="Bert",
         class_endings=_ENCODER_ENDINGS,
         other_endings=_ENCODER_OTHERS,
+        flax_heads=_ENCODER_FLAX_HEADS,
         matrices=ENCODER_MATRICES,
     ),
     "roberta": Architecture(
@@ -107,6 +113,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         class_prefix="Roberta",
         class_endings=_ENCODER_ENDINGS,
         other_endings=_ENCODER_OTHERS,
+        flax_heads=_ENCODER_FLAX_HEADS,
         matrices=ENCODER_MATRICES,
     ),
     "xlm-roberta": Architecture(
@@ -118,6 +125,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         class_prefix="XLMRoberta",
         class_endings=_ENCODER_ENDINGS,
         other_endings=_ENCODER_OTHERS,
+        flax_heads=_ENCODER_FLAX_HEADS,
         matrices=ENCODER_MATRICES,
     ),
     "albert": Architecture(
@@ -129,6 +137,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         class_prefix="Albert",
         class_endings=_ENCODER_ENDINGS,
         other_endings=_ENCODER_OTHERS,
+        flax_heads=_ENCODER_FLAX_HEADS,
         matrices={"embeddings": ENCODER_MATRICES["embeddings"]},
     ),
     "gpt2": Architecture(
@@ -140,6 +149,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         class_prefix="GPT2",
         class_endings=_DECODER_ENDINGS,
         other_endings=_DECODER_OTHERS,
+        flax_heads=(None, "causal-lm"),
         matrices=GPT2_MATRICES,
     ),
     "switch_transformers": Architecture(
@@ -213,12 +223,39 @@ def transformers_class(config: ModelConfig) -> str:
 
 
 def head_of_class(config: ModelConfig, name: str) -> Head | None:
-    """The head of models of a class in transformers; None without one, and for a class that is not known.
+    """The head of models of a class in transformers.
+
+    Args:
+        config: a configuration of the architecture.
+        name: the class, as ``architectures`` in ``config.json`` has it.
+
+    Returns:
+        The head; None for the bare network.
+
+    Raises:
+        InputError: for a class that this library does not have: it may compute something else from the same tensors.
 
     >>> head_of_class(BertConfig(), "BertForPreTraining")
     'masked-lm'
     """
-    architecture = architecture_of(config)
-    endings: dict[str, Head] = {ending: head for head, ending in architecture.class_endings.items() if head is not None}
-    known = endings | dict(architecture.other_endings)
-    return next((head for ending, head in known.items() if name.endswith(ending)), None)
+    known = _heads_by_class(config)
+    plain = name.removeprefix("Flax").removeprefix("TF")
+    if plain not in known:
+        own = [cls for cls in known if cls.startswith(architecture_of(config).class_prefix)]
+        raise InputError(f"the class {name} is not modelled; of {config.architecture} there are {', '.join(own)}")
+    return known[plain]
+
+
+def _heads_by_class(config: ModelConfig) -> dict[str, Head | None]:
+    """Class in transformers → its head; classes of an architecture with the same heads (XLM-RoBERTa) are among them."""
+    own = architecture_of(config)
+    alike = [
+        own,
+        *(other for other in ARCHITECTURES.values() if other.names.heads is own.names.heads and other is not own),
+    ]
+    known: dict[str, Head | None] = {}
+    for architecture in alike:
+        endings: dict[str, Head | None] = {ending: head for head, ending in architecture.class_endings.items()}
+        endings |= dict(architecture.other_endings)
+        known |= {architecture.class_prefix + ending: head for ending, head in endings.items()}
+    return known

@@ -129,3 +129,9 @@ def test_largest_sizes_allocate_nothing():
     params = abstract_params(huge)
     assert params["layer_0"]["mlp"]["w1"].shape == (LARGEST_SIZE, LARGEST_SIZE)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_second_names_of_keys_count_as_they_do_in_transformers():
+    sizes = {"model_type": "gpt2", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = read_config({**sizes, "max_position_embeddings": 7, "n_layer": 1})
+    assert (config.hidden_size, config.n_layer, config.n_head, config.n_positions) == (8, 3, 2, 7)

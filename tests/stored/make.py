@@ -13,6 +13,7 @@ from importlib.metadata import version
 import pytest
 
 from tests.helpers.oracle import STORED, stored_file
+from tests.stored.transformers4 import STORED_FILE
 
 
 def main(tests: list[str]) -> int:
@@ -24,7 +25,9 @@ def main(tests: list[str]) -> int:
     Returns:
         pytest's exit code.
     """
-    for file in [stored_file(test) for test in tests] if tests else STORED.glob("*.npz"):
+    # what transformers 4 says is made in a venv of its own
+    every = [file for file in STORED.glob("*.npz") if file != STORED_FILE]
+    for file in [stored_file(test) for test in tests] if tests else every:
         file.unlink(missing_ok=True)
     code = pytest.main(["-n", "0", "-m", "recorded", "--record", *tests])
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}

@@ -5,6 +5,7 @@ What is read has PyTorch's names and axes, what is written those of Hugging Face
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ class MsgpackFolder:
         stored: where and how each lies in its file, with Flax's axes.
         transposed: tensors whose axes are exchanged.
         statement: what the folder says about itself, if this library wrote it.
+        copies: how many equal copies of every array lie in it along a leading axis, which one alone is read of; 0 if
+            there is no such axis.
+        notes: what was found around the parameters and left out.
     """
 
     source: str
@@ -56,6 +60,8 @@ class MsgpackFolder:
     stored: dict[str, Stored]
     transposed: frozenset[str]
     statement: Statement
+    copies: int = 0
+    notes: tuple[str, ...] = ()
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read tensors one after the other.
@@ -75,7 +81,18 @@ class MsgpackFolder:
             except OSError as error:
                 problem = f"{self.tensors[name].file.name} cannot be read: {error.strerror or error}"
                 raise CheckpointError(self.source, [problem]) from error
+            if self.copies:
+                array = self._first_copy(name, array)
             yield name, array.T if name in self.transposed else array
+
+    def _first_copy(self, name: str, array: np.ndarray) -> np.ndarray:
+        if not all(np.array_equal(array[0], copy, equal_nan=True) for copy in array[1:]):
+            problem = (
+                f"{name} is there {self.copies} times along a leading axis, one for every device, and the copies "
+                "differ: take their mean, or one of them, before you save"
+            )
+            raise CheckpointError(self.source, [problem])
+        return array[0]
 
 
 def _read(file: Path, stored: Stored) -> np.ndarray:
@@ -102,27 +119,41 @@ def open_msgpack(folder: Path, source: str | None = None) -> MsgpackFolder:
     """
     source = str(folder) if source is None else source
     problems: list[str] = []
+    notes: list[str] = []
     if (folder / SINGLE).exists():
-        arrays_of = {SINGLE: _walked(folder / SINGLE, problems)}
+        arrays_of = {SINGLE: _walked(folder / SINGLE, problems, notes)}
     else:
         weight_map, shards = read_index(folder, INDEX, ".msgpack", source, problems)
-        arrays_of = {shard: _walked(folder / shard, problems) for shard in shards}
+        arrays_of = {shard: _walked(folder / shard, problems, notes) for shard in shards}
         problems += [] if problems else _disagreements(weight_map, arrays_of)
-    opened = _named(folder, source, arrays_of, problems)
+    copies = _copies(arrays_of)
+    if copies:
+        notes.append(f"every array is there {copies} times along a leading axis, as jax_utils.replicate makes it")
+    opened = _named(folder, source, arrays_of, problems, copies)
     if problems:
         raise CheckpointError(source, problems)
-    return opened
+    return dataclasses.replace(opened, notes=tuple(dict.fromkeys(notes)))
 
 
-def _walked(file: Path, problems: list[str]) -> dict[tuple[str, ...], Stored]:
+def _copies(arrays_of: Mapping[str, _Arrays]) -> int:
+    """The length of an axis in front of those that the arrays of a network have; 0 if they have none."""
+    arrays = [(path[-1], array.shape) for held in arrays_of.values() for path, array in held.items()]
+    vectors = [shape for last, shape in arrays if last in ("bias", "scale")]
+    lengths = {shape[0] if shape else 0 for _, shape in arrays}
+    return lengths.pop() if vectors and all(len(shape) == 2 for shape in vectors) and len(lengths) == 1 else 0
+
+
+def _walked(file: Path, problems: list[str], notes: list[str]) -> dict[tuple[str, ...], Stored]:
     try:
         with file.open("rb") as opened:
-            arrays = walk(opened, file.stat().st_size)
+            arrays, aside = walk(opened, file.stat().st_size)
     except WalkError as error:
         problems.append(f"{file.name} is no Flax checkpoint, or damaged: {error}; download it again")
     except OSError as error:
         problems.append(f"{file.name} cannot be read: {error.strerror}")
     else:
+        if aside:
+            notes.append(f"it is a training state; beside the parameters it holds {', '.join(aside)}")
         # some savers put everything under one key
         return {path[1:] if path[0] == "params" and len(path) > 1 else path: array for path, array in arrays.items()}
     return {}
@@ -139,7 +170,9 @@ def _joined(path: tuple[str, ...]) -> str:
     return "/".join(path)
 
 
-def _named(folder: Path, source: str, arrays_of: Mapping[str, _Arrays], problems: list[str]) -> MsgpackFolder:
+def _named(
+    folder: Path, source: str, arrays_of: Mapping[str, _Arrays], problems: list[str], copies: int
+) -> MsgpackFolder:
     tensors: dict[str, TensorInfo] = {}
     stored: dict[str, Stored] = {}
     transposed: set[str] = set()
@@ -148,11 +181,13 @@ def _named(folder: Path, source: str, arrays_of: Mapping[str, _Arrays], problems
             name = ".".join((*path[:-1], _LAST_WORDS.get(path[-1], path[-1])))
             if name in tensors:
                 problems.append(f"{_joined(path)} is there twice, or under two names of one tensor ({name})")
-            turned = path[-1] == "kernel" and len(array.shape) == 2
-            tensors[name] = TensorInfo(name, array.shape[::-1] if turned else array.shape, array.dtype, folder / file)
+            shape = array.shape[1:] if copies else array.shape
+            turned = path[-1] == "kernel" and len(shape) == 2
+            tensors[name] = TensorInfo(name, shape[::-1] if turned else shape, array.dtype, folder / file)
             stored[name] = array
             transposed |= {name} if turned else set()
-    return MsgpackFolder(source, tensors, stored, frozenset(transposed), _statement(folder, source, tensors, problems))
+    statement = _statement(folder, source, tensors, problems)
+    return MsgpackFolder(source, tensors, stored, frozenset(transposed), statement, copies)
 
 
 def _statement(folder: Path, source: str, tensors: Iterable[str], problems: list[str]) -> Statement:

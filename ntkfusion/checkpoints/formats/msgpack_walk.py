@@ -2,6 +2,7 @@
 
 Flax writes nested maps whose leaves are extensions of type 1 (arrays) or 3 (NumPy scalars), each of which is a msgpack
 array of its own: shape, dtype, bytes. Arrays above a gigabyte are maps with the key ``__msgpack_chunked_array__``.
+A training state is read too: its parameters only.
 """
 
 from __future__ import annotations
@@ -58,10 +59,28 @@ class _Number:
     value: int | bool
 
 
-_Node: TypeAlias = Stored | _Number | dict[str, Any]
+@dataclass(frozen=True)
+class _Other:
+    """A value that no parameter has, such as a text; a training state may hold it beside its parameters."""
+
+    position: int
+    tag: int
+
+    @property
+    def problem(self) -> str:
+        return f"at byte {self.position} is something else than a map or an array (type {self.tag:#04x})"
 
 
-def walk(file: BinaryIO, size: int) -> dict[tuple[str, ...], Stored]:
+_Node: TypeAlias = Stored | _Number | _Other | dict[str, Any]
+
+#: Where the parameters of a training state are → keys beside them, one of which makes it one.
+_TRAINING_STATES = {"params": {"opt_state", "step"}, "target": {"state"}}
+
+#: Numbers that stand beside the parts of a network in some files.
+_COUNTERS = ("step", "global_step", "epoch")
+
+
+def walk(file: BinaryIO, size: int) -> tuple[dict[tuple[str, ...], Stored], tuple[str, ...]]:
     """The arrays of an opened file.
 
     Args:
@@ -69,7 +88,8 @@ def walk(file: BinaryIO, size: int) -> dict[tuple[str, ...], Stored]:
         size: its length in bytes.
 
     Returns:
-        Path of keys → array.
+        Path of keys → array; and of a training state (``TrainState`` of Flax) the keys beside its parameters, which
+        are left out.
 
     Raises:
         WalkError: for anything but nested maps of arrays, and for headers that promise more than the file has.
@@ -78,11 +98,24 @@ def walk(file: BinaryIO, size: int) -> dict[tuple[str, ...], Stored]:
     tree = walker.node(0)
     if walker.position != size:
         raise WalkError(f"it ends at byte {walker.position}, but the file has {size}")
+    if isinstance(tree, _Other):
+        raise WalkError(tree.problem)
     if not isinstance(tree, dict):
         raise WalkError("it holds a single value, expected a map of parameters")
+    tree, aside = _parameters(tree)
     arrays: dict[tuple[str, ...], Stored] = {}
     _collect(tree, (), arrays)
-    return arrays
+    return arrays, aside
+
+
+def _parameters(tree: dict[str, _Node]) -> tuple[dict[str, _Node], tuple[str, ...]]:
+    """The parameters of a training state, and the keys beside them; the tree itself if it is none."""
+    for key, others in _TRAINING_STATES.items():
+        inner = tree.get(key)
+        if isinstance(inner, dict) and others & tree.keys():
+            return inner, tuple(name for name in tree if name != key)
+    counters = tuple(key for key in _COUNTERS if isinstance(tree.get(key), _Number))
+    return {key: node for key, node in tree.items() if key not in counters}, counters
 
 
 def _collect(tree: dict[str, _Node], path: tuple[str, ...], arrays: dict[tuple[str, ...], Stored]) -> None:
@@ -91,6 +124,8 @@ def _collect(tree: dict[str, _Node], path: tuple[str, ...], arrays: dict[tuple[s
             _collect(node, (*path, key), arrays)
         elif isinstance(node, Stored):
             arrays[*path, key] = node
+        elif isinstance(node, _Other):
+            raise WalkError(node.problem)
         else:
             raise WalkError(f"{'/'.join((*path, key))} is a number, expected an array")
 
@@ -138,7 +173,32 @@ class _Walker:
             return _Number(tag == 0xC3)
         if (number := self._whole(tag)) is not None:
             return _Number(number)
-        raise WalkError(f"at byte {start} is something else than a map or an array (type {tag:#04x})")
+        other = _Other(start, tag)
+        if not self._skip_other(tag, depth):
+            raise WalkError(other.problem)
+        return other
+
+    def _skip_other(self, tag: int, depth: int) -> bool:
+        """Step over the rest of a list, a text, a float, a negative number or nothing; False if it is none of these."""
+        fixed = {0xC0: 0, 0xCA: 4, 0xCB: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+        entries = tag - 0x90 if 0x90 <= tag <= 0x9F else self._sized(tag, {0xDC: 2, 0xDD: 4})
+        if entries is not None:
+            self._check(entries)
+            self._count(entries)
+            for _ in range(entries):
+                self.node(depth + 1)
+            return True
+        widths = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4}
+        length = tag - 0xA0 if 0xA0 <= tag <= 0xBF else self._sized(tag, widths)
+        length = fixed.get(tag, 0 if tag >= 0xE0 else None) if length is None else length
+        if length is not None:
+            self._skip(length)
+        return length is not None
+
+    def _count(self, entries: int) -> None:
+        self._entries += entries
+        if self._entries > MOST_ENTRIES:
+            raise WalkError(f"it has more than {MOST_ENTRIES} entries")
 
     def _map_length(self, tag: int) -> int | None:
         if 0x80 <= tag <= 0x8F:
@@ -161,9 +221,7 @@ class _Walker:
         self._check(2 * entries)
         tree: dict[str, _Node] = {}
         for _ in range(entries):
-            self._entries += 1
-            if self._entries > MOST_ENTRIES:
-                raise WalkError(f"it has more than {MOST_ENTRIES} entries")
+            self._count(1)
             key = self._key()
             if key in tree:
                 raise WalkError(f"it has the key {key!r} twice in one map")

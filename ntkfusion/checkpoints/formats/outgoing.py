@@ -83,9 +83,17 @@ def named_outgoing(model: Model, dtype: str | None) -> list[Outgoing]:
     named = table.named_tensors(views, head=model.config.head)
     outgoing = []
     for (name, array), origin in zip(named.items(), plain, strict=True):
-        place, stored = table.find(name), _stored_dtype(dtype, array, model.origin.dtypes.get(origin))
+        place, stored = table.find(name), _stored_dtype(dtype, array, _original_dtype(model, origin))
         outgoing.append(Outgoing(name, array, stored, place is not None and place.path.endswith("embedding")))
     return outgoing
+
+
+def _original_dtype(model: Model, name: str) -> str | None:
+    """How a tensor was stored, or else the one that it was tied to in its file."""
+    dtypes, table = model.origin.dtypes, architecture_of(model.config).names
+    place = table.find(name)
+    other = table.tied.get(place.path) if place is not None else None
+    return dtypes.get(name) or (dtypes.get(table.tensor_of(other)) if other is not None else None)
 
 
 def _stored_dtype(wanted: str | None, array: np.ndarray, original: str | None) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.save import check_request, save_model
+from ntkfusion.checkpoints.save import check_exportable, check_request, save_model
 from ntkfusion.commands.compress.options import Compress
 from ntkfusion.commands.conditions import command_line
 from ntkfusion.commands.protocol import print_lines
@@ -129,6 +129,7 @@ def _run(plan: CompressPlan, progress: Progress) -> CompressResult:
     start, options = time.perf_counter(), plan.options
     progress.advance("loading the model", 0)
     model = load_model(options.model)
+    check_exportable(model, options.format)
     layers = check_layers(options.layers or None, model.config.num_blocks)
     every_block = model.mlp_blocks()
     blocks = [every_block[layer] for layer in layers]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ntkfusion.checkpoints.audit import Audit
 from ntkfusion.checkpoints.load import load_with_audit
-from ntkfusion.checkpoints.save import check_request, save_model
+from ntkfusion.checkpoints.save import check_exportable, check_request, save_model
 from ntkfusion.commands.conditions import command_line, left_aside_lines
 from ntkfusion.commands.convert.options import Convert
 from ntkfusion.commands.protocol import print_lines
@@ -51,10 +51,12 @@ def run(plan: ConvertPlan, progress: Progress) -> ConvertResult:
     """Load the model.
 
     Raises:
-        NTKFusionError: if it cannot be loaded.
+        NTKFusionError: if it cannot be loaded, or if the format has no class that computes it.
     """
     progress.advance("loading the model", 0)
-    return ConvertResult(plan, *load_with_audit(plan.options.model))
+    model, audit = load_with_audit(plan.options.model, head=None if plan.options.no_head else "auto")
+    check_exportable(model, plan.options.format)
+    return ConvertResult(plan, model, audit)
 
 
 def write(result: ConvertResult, folder: Path) -> None:
@@ -72,8 +74,12 @@ def write(result: ConvertResult, folder: Path) -> None:
         dtype=options.dtype,
         pad=options.pad,
         merge=options.merge,
-        notes={"command": command, "left aside": result.audit.left_aside},
+        notes={"command": command, "left aside": result.audit.left_aside} | _found(result.audit),
     )
+
+
+def _found(audit: Audit) -> dict[str, object]:
+    return {"found when reading": "; ".join(audit.notes)} if audit.notes else {}
 
 
 def show(result: ConvertResult, console: Console) -> None:
@@ -84,6 +90,7 @@ def show(result: ConvertResult, console: Console) -> None:
         console,
         f"{model.source}: {model.config.architecture}, {model.config.head or 'no head'}",
         f"{len(audit.loaded)} tensors read ({stored}), {audit.num_parameters:,} parameters",
+        *audit.notes,
         *left_aside_lines(audit.left_aside),
         f"Saved: {options.out} ({options.format})",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.save import save_model
+from ntkfusion.checkpoints.save import check_exportable, save_model
 from ntkfusion.commands.conditions import command_line, describe_model, environment
 from ntkfusion.commands.finetune.plan import REQUEST, RESULT, FinetunePlan, request_of
 from ntkfusion.commands.finetune.start import (
@@ -26,7 +26,6 @@ from ntkfusion.commands.finetune.start import (
 from ntkfusion.data.tasks.label_order import names_of_outputs
 from ntkfusion.errors import OutputExistsError
 from ntkfusion.models.model import Model
-from ntkfusion.models.registry import transformers_class
 from ntkfusion.training.evaluation import predict, score
 from ntkfusion.training.fine_tuning import Fit, fit
 from ntkfusion.training.run import TokenizedTask
@@ -118,8 +117,7 @@ def updates_in(folder: Path) -> list[Json]:
 def _prepare(plan: FinetunePlan, original: Model) -> TokenizedTask:
     """Check everything that the model decides, mark the folder as ours, and tokenise the examples."""
     model = with_head(original, plan, plan.options.seeds[0])
-    if plan.options.format in ("hf", "flax"):
-        transformers_class(model.config)
+    check_exportable(model, plan.options.format)
     request = {**request_of(plan.options), "inputs": _inputs(plan, original)}
     if plan.options.resume:
         _check_inputs(plan, request["inputs"])

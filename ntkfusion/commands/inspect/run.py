@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -87,6 +87,7 @@ class Inspection:
     Attributes:
         facts: one sentence each.
         left_aside: tensors of its checkpoint that are not part of it → why.
+        notes: what else was found around its tensors.
         blocks: its MLP blocks.
         parts: part of the network → stored parameters; they add up to all of them.
         kernels: what typical kernels would take.
@@ -94,6 +95,7 @@ class Inspection:
 
     facts: tuple[str, ...]
     left_aside: Mapping[str, str]
+    notes: Sequence[str]
     blocks: tuple[BlockFacts, ...]
     parts: Mapping[str, int]
     kernels: tuple[KernelMemory, ...]
@@ -114,7 +116,8 @@ def run(plan: InspectPlan, progress: Progress) -> Inspection:
     model, audit = load_with_audit(plan.options.model)
     progress.advance("compiling kernels", 1)
     blocks = tuple(BlockFacts.of(block) for block in model.mlp_blocks())
-    return Inspection(architecture_lines(model), audit.left_aside, blocks, parameter_parts(model), kernel_memory(model))
+    facts = architecture_lines(model)
+    return Inspection(facts, audit.left_aside, audit.notes, blocks, parameter_parts(model), kernel_memory(model))
 
 
 def architecture_lines(model: Model) -> tuple[str, ...]:
@@ -184,7 +187,7 @@ def write(result: Inspection, folder: Path) -> None:
 
 def show(result: Inspection, console: Console) -> None:
     """Print everything."""
-    print_lines(console, *result.facts, *left_aside_lines(result.left_aside))
+    print_lines(console, *result.facts, *result.notes, *left_aside_lines(result.left_aside))
     console.print(blocks_table(result.blocks))
     console.print(parts_table(result.parts))
     console.print(memory_table(result.kernels))

@@ -20,7 +20,16 @@ from ntkfusion.models.config import (
     number,
     size,
     text,
+    with_real_names,
 )
+
+#: Second names that transformers knows for keys of ``config.json``.
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 def _check_pad_token(name: str, value: object, values: JsonObject) -> None:
@@ -131,6 +140,7 @@ def gpt2_config(config: JsonObject) -> GPT2Config:
     for key in ("add_cross_attention", "is_encoder_decoder"):
         if config.get(key):
             raise InputError(f"config: {key} is not supported: GPT-2 reads one input")
+    config = with_real_names(config, ALIASES)
     renamed = {**config, "hidden_size": config.get("n_embd")}
     # transformers falls back to this key too
     renamed["classifier_dropout"] = config.get("classifier_dropout", config.get("hidden_dropout"))

@@ -22,6 +22,7 @@ from ntkfusion.models.config import (
     size,
     text,
     token_id,
+    with_real_names,
 )
 
 #: The two stacks of layers.
@@ -29,6 +30,9 @@ Side: TypeAlias = Literal["encoder", "decoder"]
 
 #: Our fields that have another name in ``config.json``.
 _NAMES = {"hidden_size": "d_model", "num_encoder_layers": "num_layers"}
+
+#: Second names that transformers knows for keys of ``config.json``.
+ALIASES = {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
 _REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "num_experts", "expert_capacity")
 
@@ -169,6 +173,7 @@ def switch_config(config: JsonObject) -> SwitchConfig:
         InputError: for a missing key, a value out of range, or a variant that is not supported (a router with biases or
             in half precision, gated MLP blocks, a decoder alone, several EOS tokens).
     """
+    config = with_real_names(config, ALIASES)
     _refuse_variants(config)
     missing = [name for name in _REQUIRED if name not in config]
     if missing:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import ntkfusion as nf
 from ntkfusion.commands.main import main
@@ -95,3 +98,18 @@ def test_convert_gives_an_account_and_the_dtype_asked_for(folder, tmp_path, caps
     assert "39 tensors read (39 as F16)" in capsys.readouterr().out
     block, half = (nf.load_model(path).mlp_blocks()[0] for path in (folder, tmp_path / "again"))
     np.testing.assert_array_equal(half.w1, np.asarray(block.w1).astype(np.float16))
+
+
+def test_convert_and_inspect_say_what_was_around_the_tensors_and_take_no_head_when_asked(folder, tmp_path, capsys):
+    tensors = load_file(folder / "model.safetensors")
+    wrapped = shutil.copytree(folder, tmp_path / "wrapped")
+    save_file({f"module.{name}": array for name, array in tensors.items()}, wrapped / "model.safetensors")
+    config = json.loads((wrapped / "config.json").read_text())
+    (wrapped / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMultipleChoice"]}))
+    with pytest.raises(SystemExit):
+        main(["convert", str(wrapped), str(tmp_path / "refused")])
+    assert "the class BertForMultipleChoice is not modelled" in " ".join(capsys.readouterr().err.split())
+    command("convert", wrapped, tmp_path / "bare", "--no-head")
+    assert "all names begin with module." in " ".join(capsys.readouterr().out.split())
+    assert "found when reading: all names begin with module." in (tmp_path / "bare/README.md").read_text()
+    assert nf.load_model(tmp_path / "bare").config.head is None

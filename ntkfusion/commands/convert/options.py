@@ -26,6 +26,7 @@ class Convert:
         pad: Fill layers of different widths up to the widest with zero neurons (hf and flax).
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         dtype: How weights are stored, such as float16; by default each tensor as in the original's file.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace an earlier result in that folder.
     """
 
@@ -35,4 +36,5 @@ class Convert:
     pad: Flag = False
     merge: Flag = False
     dtype: Dtype | None = None
+    ignore_adapter: Flag = False
     overwrite: Flag = False

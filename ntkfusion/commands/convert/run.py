@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ntkfusion.checkpoints.audit import Audit
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.load import load_with_audit
 from ntkfusion.checkpoints.save import check_request, save_model
 from ntkfusion.commands.conditions import command_line, left_aside_lines
@@ -48,13 +49,15 @@ def plan(options: Convert) -> ConvertPlan:
 
 
 def run(plan: ConvertPlan, progress: Progress) -> ConvertResult:
-    """Load the model.
+    """Load the model; its tokenizer's files are copied, and nothing is read by it.
 
     Raises:
         NTKFusionError: if it cannot be loaded.
     """
     progress.advance("loading the model", 0)
-    return ConvertResult(plan, *load_with_audit(plan.options.model))
+    return ConvertResult(
+        plan, *load_with_audit(plan.options.model, tokenizer=False, ignore_adapter=plan.options.ignore_adapter)
+    )
 
 
 def write(result: ConvertResult, folder: Path) -> None:
@@ -85,5 +88,6 @@ def show(result: ConvertResult, console: Console) -> None:
         f"{model.source}: {model.config.architecture}, {model.config.head or 'no head'}",
         f"{len(audit.loaded)} tensors read ({stored}), {audit.num_parameters:,} parameters",
         *left_aside_lines(audit.left_aside),
+        *Companions.of(model, options.format).lines(),
         f"Saved: {options.out} ({options.format})",
     )

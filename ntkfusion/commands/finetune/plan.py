@@ -34,6 +34,7 @@ FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
 
 #: Hyper-parameters that had no option before version 0.1.0, and which every run had as they are by default.
 UNASKED = {name: getattr(Recipe, name) for name in ("num_buckets", "optimizer", "power", "b1", "b2", "eps")}
+UNASKED |= {"ignore_adapter": False}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,20 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import jax.numpy as jnp
 
 from ntkfusion.checkpoints.audit import Audit, Matching, match_tensors, read_parameters
 from ntkfusion.checkpoints.flax_classes import import_problems
+from ntkfusion.checkpoints.folder_kinds import check_folder
 from ntkfusion.checkpoints.formats import msgpack as msgpack_reader
 from ntkfusion.checkpoints.formats import safetensors as safetensors_reader
 from ntkfusion.checkpoints.formats.native import HEADER, read_native
 from ntkfusion.checkpoints.formats.tensors import TensorSource, read_json_object
-from ntkfusion.checkpoints.sources import TOKENIZER_FILES, find_folder
+from ntkfusion.checkpoints.other_files import read_other_files
+from ntkfusion.checkpoints.sources import find_folder
+from ntkfusion.checkpoints.tokenizers import load_tokenizer, tokenizer_config
 from ntkfusion.checkpoints.wrappers import unwrapped
 from ntkfusion.errors import CheckpointError, InputError
 from ntkfusion.models.config import LARGEST_SIZE, WITH_LABELS, Head, JsonObject, ModelConfig
@@ -122,7 +125,12 @@ _log = logging.getLogger(__name__)
 
 
 def load_model(
-    source: str | os.PathLike[str], *, head: WantedHead = "auto", dtype: str = "float32", tokenizer: bool = True
+    source: str | os.PathLike[str],
+    *,
+    head: WantedHead = "auto",
+    dtype: str = "float32",
+    tokenizer: bool = True,
+    ignore_adapter: bool = False,
 ) -> Model:
     """Load a pretrained model: the packaged demo, a Hugging Face folder, or a model from the hub.
 
@@ -132,7 +140,9 @@ def load_model(
         head: ``"auto"`` takes the head that the checkpoint has; or one of its heads by name, or None for the bare
             network. Weights are never made up: a head that the file does not hold is an error.
         dtype: ``"float32"`` or ``"float64"`` (which needs JAX's x64 mode); other stored floats are converted.
-        tokenizer: whether to load the tokenizer too. A checkpoint without one gives a model without one.
+        tokenizer: whether to load the tokenizer too. A checkpoint without one gives a model without one. Its files
+            are written back by `save_model` in either case.
+        ignore_adapter: whether to take the base weights where an adapter lies beside them, which is refused else.
 
     Returns:
         The model. A pooler is there if the file holds one and the head reads it.
@@ -141,11 +151,16 @@ def load_model(
         CheckpointError: with everything that is wrong with the checkpoint. Pickles and remote code are never touched.
         InputError: for a dtype that cannot be used, or a head that the architecture does not have.
     """
-    return load_with_audit(source, head=head, dtype=dtype, tokenizer=tokenizer)[0]
+    return load_with_audit(source, head=head, dtype=dtype, tokenizer=tokenizer, ignore_adapter=ignore_adapter)[0]
 
 
 def load_with_audit(
-    source: str | os.PathLike[str], *, head: WantedHead = "auto", dtype: str = "float32", tokenizer: bool = True
+    source: str | os.PathLike[str],
+    *,
+    head: WantedHead = "auto",
+    dtype: str = "float32",
+    tokenizer: bool = True,
+    ignore_adapter: bool = False,
 ) -> tuple[Model, Audit]:
     """Like `load_model`, and also return what became of every tensor.
 
@@ -154,6 +169,7 @@ def load_with_audit(
         head: as for `load_model`.
         dtype: as for `load_model`.
         tokenizer: as for `load_model`.
+        ignore_adapter: as for `load_model`.
 
     Returns:
         The model and the `Audit`.
@@ -164,10 +180,13 @@ def load_with_audit(
     """
     _check_dtype(dtype)
     folder, name = find_folder(source), str(source)
+    check_folder(folder, name, ignore_adapter=ignore_adapter)
+    files, left_behind = read_other_files(folder)
     if (folder / HEADER).exists() and not (folder / "config.json").exists():
         model, audit = read_native(folder, name, dtype)
-        loaded = _load_tokenizer(folder, name) if tokenizer else None
-        return dataclasses.replace(_with_wanted_head(model, head), tokenizer=loaded), audit
+        origin = dataclasses.replace(model.origin, files=files, left_behind=left_behind)
+        loaded = load_tokenizer(files, left_behind, tokenizer_config(model), name) if tokenizer else None
+        return dataclasses.replace(_with_wanted_head(model, head), tokenizer=loaded, origin=origin), audit
     original = _read_contents(folder, name)
     config = _parsed(original, name)
     stored = _open_weights(folder, name)
@@ -178,14 +197,15 @@ def load_with_audit(
     config = with_head(config, matching, original, head)
     if isinstance(stored, msgpack_reader.MsgpackFolder):
         _refuse(name, import_problems(config, matching, opened))
+    loaded = load_tokenizer(files, left_behind, original, name) if tokenizer else None
     params, audit = read_parameters(opened, matching, config, dtype)
     audit = dataclasses.replace(audit, notes=_notes(stored, renamed))
     for note in audit.notes:
         _log.warning("%s: %s", name, note)
     for tensor, reason in audit.left_aside.items():
         _log.info("%s: %s is left aside: %s", name, tensor, reason)
-    loaded = _load_tokenizer(folder, name) if tokenizer else None
-    return Model(config, params, tokenizer=loaded, source=name, origin=Origin(original, _dtypes(matching))), audit
+    origin = Origin(original, _dtypes(matching), files, left_behind)
+    return Model(config, params, tokenizer=loaded, source=name, origin=origin), audit
 
 
 def _refuse(source: str, problems: list[str]) -> None:
@@ -242,10 +262,7 @@ def _check_dtype(dtype: str) -> None:
 
 
 def _read_contents(folder: Path, source: str) -> JsonObject:
-    file = folder / "config.json"
-    if not file.exists():
-        raise CheckpointError(source, ["it has no config.json; expected a Hugging Face model folder"])
-    return read_json_object(file, source)
+    return read_json_object(folder / "config.json", source)
 
 
 def _parsed(contents: JsonObject, source: str) -> ModelConfig:
@@ -253,17 +270,3 @@ def _parsed(contents: JsonObject, source: str) -> ModelConfig:
         return read_config(contents)
     except InputError as error:
         raise CheckpointError(source, [str(error).replace("config:", "config.json:", 1)]) from error
-
-
-def _load_tokenizer(folder: Path, source: str) -> Any:
-    if not any((folder / file).exists() for file in TOKENIZER_FILES):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    # whatever a broken file makes transformers or tokenizers raise (the latter raises bare Exception)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        problem = f"its tokenizer files cannot be used ({reason}); repair them, or load with tokenizer=False"
-        raise CheckpointError(source, [problem]) from error

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, get_args
 import jax
 
 from ntkfusion._version import __version__
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.fitting_tokenizer import fitting_tokenizer, with_padding
 from ntkfusion.checkpoints.flax_classes import (
@@ -25,6 +26,7 @@ from ntkfusion.checkpoints.formats.hf_folder import OutgoingModel, write_hf
 from ntkfusion.checkpoints.formats.msgpack import write_flax
 from ntkfusion.checkpoints.formats.native import native_tensors, write_native
 from ntkfusion.checkpoints.formats.outgoing import Outgoing, check_dtype, digests_of, named_outgoing
+from ntkfusion.checkpoints.other_files import CARD_TITLE
 from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
 from ntkfusion.models.registry import transformers_class
@@ -50,12 +52,22 @@ _FORMATS = {
 }
 
 
-def model_card(original: Model, saved: Model, *, kind: str, name: str, num_bytes: int, notes: Notes | None) -> str:
+def model_card(
+    original: Model,
+    saved: Model,
+    companions: Companions,
+    *,
+    kind: str,
+    name: str,
+    num_bytes: int,
+    notes: Notes | None,
+) -> str:
     """The text of README.md.
 
     Args:
         original: the model that was to be saved.
         saved: the same as it is stored, constants folded.
+        companions: what is written beside it.
         kind: a key of `_FORMATS`.
         name: its class in transformers, if it has one.
         num_bytes: what its tensors take.
@@ -74,7 +86,7 @@ def model_card(original: Model, saved: Model, *, kind: str, name: str, num_bytes
     made = _lines(notes or {}) or ["Nothing is known beyond where it was made from."]
     return "\n".join(
         [
-            "# A model saved by ntkfusion",
+            CARD_TITLE,
             "",
             *(f"- {key}: {value}" for key, value in facts.items()),
             "",
@@ -84,12 +96,18 @@ def model_card(original: Model, saved: Model, *, kind: str, name: str, num_bytes
             "## How it was made",
             "",
             *made,
+            *_files_section(companions),
             "",
             f"Written by ntkfusion {__version__}. The files carry digests, and `ntkfusion.load_model` refuses the",
             "folder if a tensor, or what the configuration says about the computed function, was changed.",
             "",
         ]
     )
+
+
+def _files_section(companions: Companions) -> list[str]:
+    lines = companions.lines()
+    return ["", "## Other files", "", *(f"- {_text(line)}" for line in lines)] if lines else []
 
 
 def _hints(saved: Model, kind: str, name: str) -> list[str]:
@@ -168,7 +186,11 @@ def save_model(
     notes: Notes | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> Path:
-    """Write a model: weights, configuration, tokenizer files, and a README.md that says how it was made.
+    """Write a model: weights, configuration, and a README.md that says how it was made.
+
+    Whatever else the original's folder held (its tokenizer's own files, sentence-transformers' pooling, a licence) is
+    written back byte for byte, but for old weights and what can run code; README.md says which files that concerns. The
+    original's README.md becomes README.original.md. A tokenizer that was changed or exchanged is written anew.
 
     The folder is whole or not there. Constants of compressed blocks are folded into the weights and masks applied
     (formats "hf" and "flax"): the function stays, its kernels may not. What `load_model` read is written back bit for
@@ -200,12 +222,14 @@ def save_model(
         files = _native(model, dtype)
     else:
         files = _hugging_face(model, format, dtype, pad, merge, max_shard_size)
-    card = model_card(model, files.saved, kind=format, name=files.name, num_bytes=files.num_bytes, notes=notes)
+    companions = Companions.of(_fitting(model, files.saved), format)
+    card = model_card(
+        model, files.saved, companions, kind=format, name=files.name, num_bytes=files.num_bytes, notes=notes
+    )
     with new_folder(Path(folder), overwrite=overwrite) as new:
+        companions.write(new)
         files.write(new)
         (new / "README.md").write_text(card, encoding="utf-8")
-        if model.tokenizer is not None:
-            fitting_tokenizer(files.saved).save_pretrained(new)
     return Path(folder)
 
 
@@ -217,6 +241,11 @@ class _Files:
     name: str
     num_bytes: int
     write: Callable[[Path], None]
+
+
+def _fitting(model: Model, saved: Model) -> Model:
+    """The model with the tokenizer that fits what is saved."""
+    return model if model.tokenizer is None else dataclasses.replace(model, tokenizer=fitting_tokenizer(saved))
 
 
 def _native(model: Model, dtype: str | None) -> _Files:

@@ -23,6 +23,10 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
 )
 
 # no bare "*.safetensors": the pattern would also match copies in subfolders (onnx/, openvino/)
@@ -34,7 +38,18 @@ _WANTED = (
     "ntkfusion.json",
     "ntkfusion.safetensors",
     *TOKENIZER_FILES,
+    # what is written back as it is: sentence-transformers' modules, settings, licences, vocabularies of other names
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "*.md",
+    "LICENSE*",
+    "NOTICE*",
+    "[0-9]_*/model.safetensors",
 )
+
+# folders that hold the same model for other programs, or that its training left
+_UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "tflite/*", "checkpoint-*/*", "runs/*", "logs/*", ".*")
 
 # asked for only if there are no others: many repositories hold the same weights twice
 _FLAX = ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json", "flax_model.digests.json")
@@ -91,10 +106,11 @@ def _download(repo: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=list(_WANTED)))
+        unwanted = list(_UNWANTED)
+        folder = Path(snapshot_download(repo, allow_patterns=list(_WANTED), ignore_patterns=unwanted))
         if any(folder.glob("*.safetensors")):
             return folder
-        return Path(snapshot_download(repo, allow_patterns=[*_WANTED, *_FLAX]))
+        return Path(snapshot_download(repo, allow_patterns=[*_WANTED, *_FLAX], ignore_patterns=unwanted))
     except errors.GatedRepoError:
         problem = "it is gated on the Hugging Face hub: accept its conditions there and log in with `hf auth login`"
     except errors.RepositoryNotFoundError:

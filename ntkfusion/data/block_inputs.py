@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -141,7 +142,8 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
         raise InputError("there are no texts to tokenise; a split needs at least one example")
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
     _check_length(model, length, is_pair=len(texts) > 1 and texts[1] is not None)
-    encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
+    with _kept_truncation(model.tokenizer):
+        encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
     _check_rows(model, encoded, length)
     return encoded
 
@@ -164,6 +166,20 @@ def _check_rows(model: Model, encoded: Mapping[str, Any], length: int) -> None:
     longest = max(map(len, encoded["input_ids"]))
     if longest > length:
         raise InputError(f"{model.source}: the tokenizer gives {longest} tokens where {length} were asked for")
+
+
+@contextmanager
+def _kept_truncation(tokenizer: Any) -> Iterator[None]:
+    """What a call cuts to stays in a tokenizer, and would be written into its tokenizer.json when it is saved."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    was = None if backend is None else backend.truncation
+    try:
+        yield
+    finally:
+        if backend is not None:
+            backend.no_truncation()
+        if backend is not None and was is not None:
+            backend.enable_truncation(**was)
 
 
 def _check_length(model: Model, length: int, *, is_pair: bool) -> None:

@@ -36,10 +36,14 @@ class Origin:
         config: the contents of its ``config.json``, keys included that do not change the computed function.
         dtypes: tensor → how it is stored, in safetensors' words; by the names of the checkpoint's architecture, without
             prefix.
+        files: path in its folder → contents, of every other file that is written back as it is.
+        left_behind: path in its folder → why it is not written back.
     """
 
     config: JsonObject = dataclasses.field(default_factory=dict)
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
+    left_behind: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Model:
         constants: arrays that are never trained (q, r and masks of compressed blocks), same nesting.
         tokenizer: the checkpoint's tokenizer, or None.
         source: where the weights came from.
-        origin: the checkpoint's own configuration and dtypes, which are written back when the model is saved.
+        origin: the checkpoint's own configuration, dtypes and other files, written back when the model is saved.
     """
 
     config: ModelConfig

@@ -197,9 +197,21 @@ def read_config(config: JsonObject) -> ModelConfig:
         raise InputError("config: 'auto_map' asks to run code from the checkpoint, which is never done")
     name = config.get("model_type")
     architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
+    if name is None:
+        raise InputError(f"config: it has no model_type; {_model_type_remedy(config)}")
     if architecture is None:
         raise InputError(f"config: model_type {name!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
     return architecture.read(config)
+
+
+def _model_type_remedy(config: JsonObject) -> str:
+    """What to write where old checkpoints have nothing, by the class that they say they are of, if they do."""
+    classes = config.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+    for model_type, architecture in ARCHITECTURES.items():
+        if name.startswith(architecture.class_prefix):
+            return f'it says that it is a {name}: add "model_type": "{model_type}"'
+    return f"add the one that fits the weights: {', '.join(ARCHITECTURES)}"
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

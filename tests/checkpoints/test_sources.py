@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -10,7 +11,7 @@ import pytest
 from huggingface_hub import errors
 
 from ntkfusion.checkpoints.load import load_model
-from ntkfusion.checkpoints.sources import find_folder
+from ntkfusion.checkpoints.sources import _UNWANTED, _WANTED, find_folder
 from ntkfusion.errors import CheckpointError
 
 
@@ -20,7 +21,8 @@ def hub(monkeypatch):
     calls = []
 
     def answer_with(answer):
-        def download(repo, *, allow_patterns):
+        def download(repo, *, allow_patterns, ignore_patterns):
+            assert ignore_patterns
             calls.append((repo, allow_patterns))
             if isinstance(answer, Exception):
                 raise answer
@@ -103,6 +105,28 @@ def test_hub_id(hub, tmp_path, repo):
     assert asked == repo
     assert {"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"} <= set(patterns)
     assert not any(pattern.endswith((".bin", ".py")) for pattern in patterns)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("modules.json", True),
+        ("1_Pooling/config.json", True),
+        ("2_Dense/model.safetensors", True),
+        ("sentence_bert_config.json", True),
+        ("sentencepiece.bpe.model", True),
+        ("adapter_config.json", True),  # to be refused
+        ("LICENSE", True),
+        ("README.md", True),
+        ("pytorch_model.bin", False),
+        ("2_Dense/pytorch_model.bin", False),
+        ("onnx/config.json", False),
+        ("checkpoint-500/model.safetensors", False),
+        ("tokenization_custom.py", False),
+    ],
+)
+def test_what_is_written_back_is_fetched_too(name, wanted):
+    assert (any(fnmatch(name, one) for one in _WANTED) and not any(fnmatch(name, one) for one in _UNWANTED)) == wanted
 
 
 def test_flax_weights_are_asked_for_only_if_there_are_no_others(hub, tmp_path):

@@ -32,6 +32,7 @@ class Compare:
             in all, shared over layers so that the sum of inertias is small.
         seed: Drives every random choice; same seed, same machine, same numbers.
         out: Folder for the report; by default results/compare-MODEL.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace an earlier report in that folder, with everything in it.
         list_methods: Print what every method does, and stop.
     """
@@ -48,5 +49,6 @@ class Compare:
     allocation: Literal["uniform", "inertia"] = "uniform"
     seed: int = 0
     out: Path | None = None
+    ignore_adapter: Flag = False
     overwrite: Flag = False
     list_methods: Flag = False

@@ -198,7 +198,7 @@ def _measure(
 ) -> tuple[Comparison, tuple[KernelGallery, ...]]:
     start, options = time.perf_counter(), plan.options
     progress.advance("loading the model", 0)
-    model = load_model(options.model)
+    model = load_model(options.model, ignore_adapter=options.ignore_adapter)
     layers = check_layers(options.layers or None, model.config.num_blocks)
     every_block = model.mlp_blocks()
     blocks = [every_block[layer] for layer in layers]

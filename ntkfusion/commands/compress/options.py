@@ -33,6 +33,8 @@ class Compress:
         pad: Fill layers of different widths up to the widest with zero neurons (hf and flax).
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         dtype: How weights are stored, such as float16; by default each tensor as in the original's file.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
+        no_tokenizer: Do without the tokenizer: its files are copied, nothing is measured, the method sees no text.
         overwrite: Replace an earlier result in that folder.
     """
 
@@ -51,4 +53,6 @@ class Compress:
     pad: Flag = False
     merge: Flag = False
     dtype: Dtype | None = None
+    ignore_adapter: Flag = False
+    no_tokenizer: Flag = False
     overwrite: Flag = False

@@ -12,6 +12,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.export import exportable
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_exportable, check_request, save_model
@@ -128,7 +129,7 @@ def run(plan: CompressPlan, progress: Progress) -> CompressResult:
 def _run(plan: CompressPlan, progress: Progress) -> CompressResult:
     start, options = time.perf_counter(), plan.options
     progress.advance("loading the model", 0)
-    model = load_model(options.model)
+    model = load_model(options.model, tokenizer=not options.no_tokenizer, ignore_adapter=options.ignore_adapter)
     check_exportable(model, options.format)
     layers = check_layers(options.layers or None, model.config.num_blocks)
     every_block = model.mlp_blocks()
@@ -252,12 +253,13 @@ def show(result: CompressResult, console: Console) -> None:
         )
     after, before = result.model.num_parameters, result.original_parameters
     lines.append(f"Saved: {folder} ({kind}; {after:,} parameters, {100 * after / before:.1f} % of the original's)")
-    print_lines(console, *lines)
+    print_lines(console, *lines, *Companions.of(result.model, kind).lines())
 
 
 def _conditions(result: CompressResult) -> str:
     if not result.errors:
-        return "Nothing was measured: the model has no tokenizer to read text with."
+        why = "was loaded without its" if result.plan.options.no_tokenizer else "has no"
+        return f"Nothing was measured: the model {why} tokenizer to read text with."
     notes = result.notes
     return (
         f"Errors are relative Frobenius norms on {notes['held_out_tokens']} held-out tokens ({notes['text']}, seed "

@@ -27,6 +27,7 @@ class Convert:
         merge: Multiply factorised or coded weights out to dense ones (hf and flax).
         dtype: How weights are stored, such as float16; by default each tensor as in the original's file.
         no_head: Read the network without its head, whatever head it has.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace an earlier result in that folder.
     """
 
@@ -37,4 +38,5 @@ class Convert:
     merge: Flag = False
     dtype: Dtype | None = None
     no_head: Flag = False
+    ignore_adapter: Flag = False
     overwrite: Flag = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ntkfusion.checkpoints.audit import Audit
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.load import load_with_audit
 from ntkfusion.checkpoints.save import check_exportable, check_request, save_model
 from ntkfusion.commands.conditions import command_line, left_aside_lines
@@ -48,14 +49,16 @@ def plan(options: Convert) -> ConvertPlan:
 
 
 def run(plan: ConvertPlan, progress: Progress) -> ConvertResult:
-    """Load the model.
+    """Load the model; its tokenizer's files are copied, and nothing is read by it.
 
     Raises:
         NTKFusionError: if it cannot be loaded, or if the format has no class that computes it.
     """
     progress.advance("loading the model", 0)
-    model, audit = load_with_audit(plan.options.model, head=None if plan.options.no_head else "auto")
-    check_exportable(model, plan.options.format)
+    options = plan.options
+    head = None if options.no_head else "auto"
+    model, audit = load_with_audit(options.model, head=head, tokenizer=False, ignore_adapter=options.ignore_adapter)
+    check_exportable(model, options.format)
     return ConvertResult(plan, model, audit)
 
 
@@ -92,5 +95,6 @@ def show(result: ConvertResult, console: Console) -> None:
         f"{len(audit.loaded)} tensors read ({stored}), {audit.num_parameters:,} parameters",
         *audit.notes,
         *left_aside_lines(audit.left_aside),
+        *Companions.of(model, options.format).lines(),
         f"Saved: {options.out} ({options.format})",
     )

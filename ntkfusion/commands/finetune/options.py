@@ -85,6 +85,7 @@ class Finetune:
         out: Folder for the results; by default results/finetune-NAME-TASK.
         resume: Go on with an interrupted run in that folder, or add seeds; what it has done is not done again. Only the
             format may be another one.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace an earlier result in that folder.
     """
 
@@ -121,4 +122,5 @@ class Finetune:
     tensorboard: Flag = False
     out: Path | None = None
     resume: Flag = False
+    ignore_adapter: Flag = False
     overwrite: Flag = False

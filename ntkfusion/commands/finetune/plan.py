@@ -37,6 +37,7 @@ FREE = ("resume", "overwrite", "out", "tensorboard", "format", "merge")
 UNASKED = {name: getattr(Recipe, name) for name in ("num_buckets", "optimizer", "power", "b1", "b2", "eps")} | {
     "new_head": False,
     "label_order": [],
+    "ignore_adapter": False,
 }
 
 

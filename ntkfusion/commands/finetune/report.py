@@ -143,6 +143,7 @@ def show(result: Finetuned, console: Console) -> None:
         f"{spread}{_choice(result)}.",
         f"Pace: {_pace(result)} tokens/s, padding not counted, compilation included.",
         *_tuning(result),
+        *result.other_files,
         f"Results: {folder / 'results.json'}, curves: {folder / 'curves.png'}",
     )
 

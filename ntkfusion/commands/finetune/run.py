@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_exportable, save_model
 from ntkfusion.commands.conditions import command_line, describe_model, environment
@@ -76,12 +77,14 @@ class Finetuned:
         seeds: what each gave.
         updates: seed → what was logged at every update.
         conditions: the circumstances.
+        other_files: what became of the other files of the model's folder, one sentence each.
     """
 
     plan: FinetunePlan
     seeds: tuple[SeedResult, ...]
     updates: Mapping[int, Sequence[Json]]
     conditions: Json
+    other_files: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
             interrupted run had, or a loss is no number.
     """
     progress.say("loading the model")
-    original = load_model(plan.options.model)
+    original = load_model(plan.options.model, ignore_adapter=plan.options.ignore_adapter)
     data = _prepare(plan, original)
     seeds = []
     for seed in plan.options.seeds:
@@ -106,12 +109,17 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
             _run_seed(SeedRun(plan, original, data, seed, folder, progress))
         seeds.append(SeedResult(**read_json(folder / RESULT)))
     updates = {seed: updates_in(plan.folder / f"seed-{seed}") for seed in plan.options.seeds}
-    return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original))
+    return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original), _other_files(plan, original))
 
 
 def updates_in(folder: Path) -> list[Json]:
     """What was logged at every update of a seed, from its folder; evaluations are left out."""
     return [line for line in read_lines(folder / "metrics.jsonl") if "tokens" in line]
+
+
+def _other_files(plan: FinetunePlan, original: Model) -> tuple[str, ...]:
+    kind = plan.options.format
+    return () if kind == "none" else tuple(Companions.of(original, kind).lines())
 
 
 def _prepare(plan: FinetunePlan, original: Model) -> TokenizedTask:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ntkfusion.checkpoints.load import load_with_audit
+from ntkfusion.checkpoints.tokenizers import is_tokenizer_file
 from ntkfusion.commands.conditions import left_aside_lines
 from ntkfusion.commands.inspect.options import Inspect
 from ntkfusion.commands.kernel.problem import network_function
@@ -113,7 +114,9 @@ def run(plan: InspectPlan, progress: Progress) -> Inspection:
         NTKFusionError: if the model cannot be loaded.
     """
     progress.advance("loading the model", 0)
-    model, audit = load_with_audit(plan.options.model)
+    model, audit = load_with_audit(
+        plan.options.model, tokenizer=not plan.options.no_tokenizer, ignore_adapter=plan.options.ignore_adapter
+    )
     progress.advance("compiling kernels", 1)
     blocks = tuple(BlockFacts.of(block) for block in model.mlp_blocks())
     facts = architecture_lines(model)
@@ -126,13 +129,17 @@ def architecture_lines(model: Model) -> tuple[str, ...]:
     labels = "" if config.num_labels is None else f" with {config.num_labels} labels"
     head = "no head" if config.head is None else f"head {config.head}{labels}"
     positions = "any length" if config.max_length is None else f"{config.max_length} positions"
-    tokenizer = "none" if model.tokenizer is None else type(model.tokenizer).__name__
+    tokenizer = _without_tokenizer(model) if model.tokenizer is None else type(model.tokenizer).__name__
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
     return (
         f"{model.source}",
         f"{config.architecture}: {config.num_layers} layers, model width {config.hidden_size}, {positions}, {head}",
         f"{model.num_parameters:,} parameters, {_mebibytes(size)} MiB; tokenizer {tokenizer}",
     )
+
+
+def _without_tokenizer(model: Model) -> str:
+    return "not loaded" if any(map(is_tokenizer_file, model.origin.files)) else "none"
 
 
 def kind_of(block: BlockBase) -> str:

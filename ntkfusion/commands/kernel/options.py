@@ -34,6 +34,7 @@ class Kernel:
             changes how many examples are taken at a time, not the result.
         reference: Compute the kernel by neural-tangents as well and print how far it is (SGD only).
         out: File for the kernel, ending in .npz; by default results/kernel-MODEL-SCOPE-KIND.npz.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace earlier files of these names.
     """
 
@@ -50,4 +51,5 @@ class Kernel:
     memory_limit: str | None = None
     reference: Flag = False
     out: Path | None = None
+    ignore_adapter: Flag = False
     overwrite: Flag = False

@@ -138,7 +138,7 @@ def run(plan: KernelPlan, progress: Progress) -> KernelResult:
 def _compute(plan: KernelPlan, progress: Progress) -> KernelFile:
     start, options = time.perf_counter(), plan.options
     progress.advance("loading the model", 0)
-    model = load_model(options.model)
+    model = load_model(options.model, ignore_adapter=options.ignore_adapter)
     progress.advance("reading the text", 1)
     problem, sentences = _pose(plan, model)
     limit = memory_limit(options.memory_limit)

@@ -22,6 +22,7 @@ class Verify:
         text: A UTF-8 file with one sentence per line for that model; by default sentences that ship with the package.
         seed: Drives every random choice.
         out: Folder for the report; by default results/verify.
+        ignore_adapter: Take the base weights of a folder that holds an adapter beside them.
         overwrite: Replace an earlier report in that folder.
     """
 
@@ -31,4 +32,5 @@ class Verify:
     text: Path | None = None
     seed: int = 0
     out: Path | None = None
+    ignore_adapter: Flag = False
     overwrite: Flag = False

@@ -145,4 +145,5 @@ def _models_once(options: Verify) -> tuple[RealBlocks, ...]:
 def _models(options: Verify) -> tuple[RealBlocks, ...]:
     if options.model is None:
         return packaged_blocks(options.seed, quick=options.quick)
-    return (model_blocks(load_model(options.model), read_text(options.text), seed=options.seed),)
+    model = load_model(options.model, ignore_adapter=options.ignore_adapter)
+    return (model_blocks(model, read_text(options.text), seed=options.seed),)

@@ -248,7 +248,7 @@ def test_one_sentence_is_enough(tmp_path, monkeypatch, capsys):
 
 def test_a_model_without_tokenizer_is_refused(tmp_path, monkeypatch, capsys, minilm):
     monkeypatch.setattr(
-        "ntkfusion.commands.kernel.run.load_model", lambda name: dataclasses.replace(minilm, tokenizer=None)
+        "ntkfusion.commands.kernel.run.load_model", lambda name, **options: dataclasses.replace(minilm, tokenizer=None)
     )
     for scope in ("block:0", "network"):
         code, _, err = run_kernel(capsys, "--scope", scope, "--out", tmp_path / "k.npz")

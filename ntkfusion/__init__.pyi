@@ -21,11 +21,14 @@ from .compression.registry import build_method as build_method
 from .data.block_inputs import collect_block_inputs as collect_block_inputs
 from .data.tasks.load import load_task as load_task
 from .data.tasks.load import read_task as read_task
+from .data.text_batch import text_batch as text_batch
 from .errors import CheckpointError as CheckpointError
 from .errors import InputError as InputError
 from .errors import NonFiniteLossError as NonFiniteLossError
 from .errors import NTKFusionError as NTKFusionError
+from .errors import OutputBusyError as OutputBusyError
 from .errors import OutputExistsError as OutputExistsError
+from .errors import OutputWriteError as OutputWriteError
 from .kernels.block.block_kernel import block_kernel as block_kernel
 from .kernels.block.block_kernel import estimate_block_kernel as estimate_block_kernel
 from .kernels.distance.kernel_distance import kernel_distance as kernel_distance

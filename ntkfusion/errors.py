@@ -17,6 +17,26 @@ class OutputExistsError(NTKFusionError, FileExistsError):
     """A result would overwrite an existing one, and nobody asked for that."""
 
 
+_AFTER_WRITING = "Nothing is left half-written; make room there or choose another place, and run it again"
+
+
+class OutputWriteError(NTKFusionError, OSError):
+    """The system refused to write a result, as on a full disk; nothing of it is left half-written.
+
+    Attributes:
+        what: was to be written.
+        reason: the system's words.
+    """
+
+    def __init__(self, what: str, reason: str, advice: str = _AFTER_WRITING) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what} could not be written: {reason}. {advice}")
+
+
+class OutputBusyError(NTKFusionError):
+    """A folder that another process is writing; the message says which, and since when."""
+
+
 class CheckpointError(NTKFusionError):
     """A checkpoint that cannot be loaded as it is.
 

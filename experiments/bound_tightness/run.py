@@ -18,7 +18,7 @@ from experiments.common.console import open_console, say
 from experiments.common.store import Result
 from experiments.common.tables import report_text, write_report
 from ntkfusion.commands.conditions import environment
-from ntkfusion.utils.files import new_files
+from ntkfusion.utils.files import Output, new_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,10 @@ def main(options: TightnessOptions) -> None:
     """Measure every layer and width in float64, print the tables, write everything.
 
     Raises:
+        OutputBusyError: if another process writes there.
         SystemExit: with code 1, if a limit was crossed.
     """
-    with jax.enable_x64(True):
+    with Output(options.out, grows=True).reserved(), jax.enable_x64(True):
         rows, summary = _measure(options)
     console = open_console(160)
     tables = [share_table(rows, options.shares, what) for what in ("output", "clusters", "directions")]

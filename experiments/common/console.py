@@ -12,12 +12,13 @@ import tyro
 from rich.console import Console
 
 from ntkfusion.errors import NTKFusionError
+from ntkfusion.utils.files import system_reason
 
 OptionsType = TypeVar("OptionsType")
 
 
 def start(main: Callable[[OptionsType], None], options: type[OptionsType]) -> None:
-    """Run an experiment with the options on the command line; an error of ours is one line and exit code 1.
+    """Run an experiment with the options on the command line; errors of ours and the system's are one line and code 1.
 
     Args:
         main: the experiment.
@@ -30,6 +31,9 @@ def start(main: Callable[[OptionsType], None], options: type[OptionsType]) -> No
         main(tyro.cli(options))
     except NTKFusionError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        place = "" if error.filename is None else f" {error.filename}"
+        sys.exit(f"error: the system refused to read or write{place}: {system_reason(error)}")
 
 
 def open_console(width: int) -> Console:

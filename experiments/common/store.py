@@ -7,12 +7,14 @@ import hashlib
 import json
 import math
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ntkfusion.errors import InputError, OutputExistsError
-from ntkfusion.utils.files import MARKER, check_files, new_files
+from ntkfusion.utils.files import MARKER, check_files, mark, new_files, writing
+from ntkfusion.utils.locks import hold
 
 #: What a job finds out, as it stands in its file: names → numbers, text, lists and tables of them.
 Result = dict[str, Any]
@@ -61,16 +63,19 @@ class ResultStore:
     """A folder with a file for every finished job."""
 
     def __init__(self, folder: Path, overwrite: bool) -> None:
-        """Check the folder; nothing is written yet.
+        """Check the folder, and keep other processes out of it while this store is there; nothing is written yet.
 
         Raises:
             OutputExistsError: if it holds other files than those of a store.
-            InputError: if it cannot be written to.
+            OutputBusyError: if another process uses it.
+            InputError, OutputWriteError: if it cannot be written to.
         """
         self.folder, self.overwrite = folder, overwrite
         check_files([folder / "table.md"], overwrite=True)
         if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
             raise OutputExistsError(f"output folder {folder} holds other files than results of ntkfusion; choose --out")
+        with writing(f"output folder {folder}"):
+            weakref.finalize(self, hold(folder))
 
     def find(self, job: Job) -> Result | None:
         """The result of a job if it was done before.
@@ -106,8 +111,7 @@ class ResultStore:
 
     def mark(self) -> None:
         """Make the folder known as one of ours, which may be written to again."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / MARKER).touch()
+        mark(self.folder)
 
     def _path(self, job: Job) -> Path:
         return self.folder / job.section / f"{job.name}.json"

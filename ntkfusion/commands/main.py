@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from ntkfusion import commands
 from ntkfusion._version import __version__
@@ -22,9 +22,11 @@ from ntkfusion.commands.finetune.options import Finetune
 from ntkfusion.commands.inspect.options import Inspect
 from ntkfusion.commands.kernel.options import Kernel
 from ntkfusion.commands.protocol import Command
+from ntkfusion.commands.terminal import STANDARD_OUTPUT, Terminal, complain, standard_output
 from ntkfusion.commands.verify.options import Verify
-from ntkfusion.errors import NTKFusionError
+from ntkfusion.errors import NTKFusionError, OutputWriteError
 from ntkfusion.utils.allocator import keep_freed_memory
+from ntkfusion.utils.files import system_reason
 from ntkfusion.utils.progress import show_progress
 
 Options = (
@@ -61,22 +63,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    if arguments in (["--version"], ["-V"]):
-        print(f"ntkfusion {__version__}")
-        return
     options: object = None
     try:
-        options = tyro.cli(Options, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
-        passed = execute(options)
-    except NTKFusionError as error:
-        print(f"ntkfusion: {error}", file=sys.stderr)
-        sys.exit(2)
+        with standard_output():
+            options = _parse(arguments)
+        passed = options is None or execute(options)
     except KeyboardInterrupt:
-        more = "; --resume goes on with it" if hasattr(options, "resume") else ""
-        print(f"ntkfusion: interrupted, nothing is left half-written{more}", file=sys.stderr)
+        complain(f"interrupted, nothing is left half-written{_go_on(options)}")
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        stopped = isinstance(error, OutputWriteError) and error.what != STANDARD_OUTPUT
+        complain(sentence + (_go_on(options) if stopped else ""))
+        sys.exit(2)
     if not passed:
         sys.exit(1)
+
+
+def _parse(arguments: Sequence[str]) -> object:
+    """The options of a command; None if the version was asked for, which is printed."""
+    if arguments in (["--version"], ["-V"]):
+        print(f"ntkfusion {__version__}")
+        return None
+    return tyro.cli(Options, prog="ntkfusion", description=DESCRIPTION, args=arguments)  # pyright: ignore
+
+
+def _go_on(options: object) -> str:
+    """How to go on, for commands that can."""
+    return "; --resume goes on with it" if hasattr(options, "resume") else ""
+
+
+def _sentence(error: Exception) -> str | None:
+    """What went wrong in words for users; None for a mistake in the program, whose traceback is wanted."""
+    if isinstance(error, NTKFusionError):
+        return str(error)
+    if (reason := system_reason(error)) is None:
+        return None
+    place = error.filename if isinstance(error, OSError) else None
+    return f"the system refused to read or write{'' if place is None else f' {place}'}: {reason}"
 
 
 def command() -> None:
@@ -111,15 +136,17 @@ def execute(options: object) -> bool:
     work = load_command(type(options))
     with Interrupts() as interrupts:
         plan = work.plan(options)
+        reserved = nullcontext() if plan.output is None else plan.output.reserved()
         total = None if plan.steps is None else plan.steps + (plan.output is not None)
-        with show_progress(total, interrupts.check) as progress:
+        with reserved, show_progress(total, interrupts.check) as progress:
             result = work.run(plan, progress)
             if plan.output is not None:
                 progress.say("writing") if plan.steps is None else progress.advance("writing", plan.steps)
                 with plan.output.opened() as folder:
                     work.write(result, folder)
                     progress.check()
-        work.show(result, Console())
+        with standard_output(() if plan.output is None else plan.output.paths):
+            work.show(result, Terminal())
     return getattr(result, "passed", True)
 
 
@@ -158,7 +185,8 @@ class Interrupts:
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-            sys.unraisablehook = self._unraisable
+            if sys.unraisablehook == self._quiet:  # else somebody else goes on listening, and passes on what is left
+                sys.unraisablehook = self._unraisable
 
     def _quiet(self, dropped: Any) -> None:
         """Say nothing of a KeyboardInterrupt that Python drops: it is remembered, and raised at the next step."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from ntkfusion.compression.contract import BlockReport, Method
 from ntkfusion.compression.workspace import Workspace
@@ -15,17 +18,36 @@ def check_layers(layers: Iterable[int] | None, num_layers: int) -> tuple[int, ..
     """The layers as a sorted tuple; None means all.
 
     Raises:
-        InputError: for a layer that does not exist, a layer named twice, or none at all.
+        InputError: for a layer that does not exist, a layer named twice, none at all, or what is no list of numbers.
+
+    >>> check_layers([np.int64(2), 0], 6)
+    (0, 2)
     """
     if layers is None:
         return tuple(range(num_layers))
-    chosen = tuple(sorted(layers))
+    chosen = tuple(sorted(_layer_numbers(layers)))
     wrong = [layer for layer in chosen if not 0 <= layer < num_layers]
     if wrong:
         raise InputError(f"layer {wrong[0]} does not exist; this model has layers 0 to {num_layers - 1}")
     if not chosen or len(set(chosen)) != len(chosen):
         raise InputError(f"layers must name at least one layer, each once; got {list(chosen)}")
     return chosen
+
+
+def _layer_numbers(layers: object) -> list[int]:
+    """Whole numbers, of any type that says it is one."""
+    wanted = "layers must be a list of whole numbers such as [0, 3]"
+    if isinstance(layers, str | bytes) or not isinstance(layers, Iterable):
+        raise InputError(f"{wanted}; got {layers!r} ({type(layers).__name__})")
+    numbers = []
+    for layer in layers:
+        try:
+            if isinstance(layer, bool | np.bool_):
+                raise TypeError
+            numbers.append(operator.index(layer))
+        except TypeError as error:
+            raise InputError(f"{wanted}; got {layer!r} ({type(layer).__name__}) in it") from error
+    return numbers
 
 
 def compress(

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from numbers import Real
 from typing import TypeVar
 
 import jax
@@ -59,6 +60,22 @@ class Compressed:
     reports: tuple[BlockReport, ...]
 
 
+def check_keep_ratio(keep_ratio: float, what: str) -> None:
+    """Refuse a keep ratio that is no number in (0, 1].
+
+    Args:
+        keep_ratio: as it was given.
+        what: it is, for the message.
+
+    Raises:
+        InputError: saying what came.
+    """
+    is_number = isinstance(keep_ratio, Real) and not isinstance(keep_ratio, bool)
+    if not is_number or not 0 < keep_ratio <= 1:
+        hint = "" if is_number else f", which is no number ({type(keep_ratio).__name__})"
+        raise InputError(f"keep_ratio (--width) is {what}, above 0 and at most 1; got {keep_ratio!r}{hint}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Method(ABC):
     """A way to compress MLP blocks; a subclass is a frozen dataclass of its options.
@@ -76,11 +93,7 @@ class Method(ABC):
         Raises:
             InputError: if it is not in (0, 1].
         """
-        if not 0 < self.keep_ratio <= 1:
-            raise InputError(
-                f"keep_ratio (--width) is the kept share of the hidden width, above 0 and at most 1; "
-                f"got {self.keep_ratio}"
-            )
+        check_keep_ratio(self.keep_ratio, "the kept share of the hidden width")
 
     def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most methods have nothing to add)
         """Find out, before any long work, whether the method applies to these blocks.

@@ -188,6 +188,8 @@ def build_method(name: str, keep_ratio: float) -> Method:
     >>> build_method("mlp-fusion-v2+refit+sgd", 0.5).target
     'sgd'
     """
+    if not isinstance(name, str):
+        raise InputError(f"a method is given by its name, such as 'mlp-fusion'; got {name!r} ({type(name).__name__})")
     base, *improvements = name.split("+")
     if base not in METHODS:
         raise InputError(f"unknown method {base!r}; known: {', '.join(METHODS)}")

@@ -11,3 +11,4 @@ from .tasks.task import Task as Task
 from .text import read_sentences as read_sentences
 from .text import sample_sentences as sample_sentences
 from .text import split_sentences as split_sentences
+from .text_batch import text_batch as text_batch

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkfusion.data.text import checked_texts
 from ntkfusion.errors import InputError
 from ntkfusion.models.indices import check_range
 from ntkfusion.models.model import Model
@@ -123,9 +124,10 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
     Raises:
         InputError: if the model has no tokenizer, or one whose ids exceed the model's vocabulary.
     """
-    if isinstance(sentences, str) or not sentences:
+    texts = checked_texts(sentences)
+    if not texts:
         raise InputError("give a list of at least one sentence")
-    encoded = tokenizer_output(model, list(sentences), max_length=max_length, return_special_tokens_mask=True)
+    encoded = tokenizer_output(model, texts, max_length=max_length, return_special_tokens_mask=True)
     return encoded["input_ids"], encoded["special_tokens_mask"]
 
 
@@ -142,6 +144,7 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
         raise InputError("there are no texts to tokenise; a split needs at least one example")
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
     _check_length(model, length, is_pair=len(texts) > 1 and texts[1] is not None)
+    texts = tuple(None if each is None else checked_texts(each) for each in texts)
     with _kept_truncation(model.tokenizer):
         encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
     _check_rows(model, encoded, length)

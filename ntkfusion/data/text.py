@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,39 @@ def sample_sentences() -> list[str]:
     """The sentences that ship with the package: varied registers and topics, written for this project."""
     text = resources.files("ntkfusion.data").joinpath("sample.txt").read_text(encoding="utf-8")
     return text.splitlines()
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """Texts as a list, whatever holds them: a list, a tuple, an array, a column of a table.
+
+    Raises:
+        InputError: for one string, and for what is no text: None, numbers, lone surrogates.
+
+    >>> checked_texts(np.array(["one", "two"]))
+    ['one', 'two']
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"give a list of at least one sentence, got {_shown(texts)}")
+    checked = list(texts)
+    for place, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise InputError(
+                f"text {place} is {_shown(text)}; every text must be a str: drop or fill in what is missing"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {place} holds a lone surrogate ({text[error.start]!r} at character {error.start}), half of a "
+                "character that was cut: decode the file as UTF-8 with errors='replace'"
+            ) from error
+    return [str(text) for text in checked]
+
+
+def _shown(value: object) -> str:
+    """A value and its type, shortened."""
+    text = repr(value)
+    return f"{text if len(text) < 60 else text[:59] + '…'} ({type(value).__name__})"
 
 
 def read_utf8(path: Path) -> str:
@@ -54,7 +87,7 @@ def split_sentences(sentences: Sequence[str], *, seed: int, limit: int = 512) ->
     Raises:
         InputError: if there are fewer than two different sentences.
     """
-    distinct = list(dict.fromkeys(sentences))
+    distinct = list(dict.fromkeys(checked_texts(sentences)))
     if len(distinct) < 2:
         raise InputError("at least two different sentences are needed: one to calibrate on, another to measure on")
     order = np.random.default_rng(seed).permutation(len(distinct))

@@ -22,6 +22,7 @@ from ntkfusion.models.batch import Batch, ModelOutput
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.config import JsonObject, ModelConfig
 from ntkfusion.models.indices import check_indices, indices_are_checked
+from ntkfusion.models.inputs import Given, checked_inputs
 from ntkfusion.models.registry import build_network
 from ntkfusion.utils.parameter_paths import Params, subtree, with_subtree
 
@@ -112,8 +113,9 @@ class Model:
             The `ModelOutput`.
 
         Raises:
-            InputError: unless exactly one kind of input is given, or if it is longer than the positions of the model;
-                if indices are looked at, and the model has no row for one.
+            InputError: unless exactly one kind of input is given, for arrays of another kind or shape than these, or if
+                the input is longer than the positions of the model; if indices are looked at, and the model has no row
+                for one.
         """
         arrays = {
             "input_ids": input_ids,
@@ -124,11 +126,9 @@ class Model:
             "decoder_input_ids": decoder_input_ids,
             "decoder_attention_mask": decoder_attention_mask,
         }
+        batch = make_batch(arrays, self.config)
         if indices_are_checked(checked):
             check_indices(self.config, arrays)
-        batch = make_batch(
-            {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}, self.config
-        )
         dropout = {} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
         return self._run(params, batch, **dropout)
 
@@ -148,9 +148,9 @@ class Model:
         Raises:
             InputError: as `apply`.
         """
+        batch = make_batch(inputs, self.config)
         if indices_are_checked():
             check_indices(self.config, inputs)
-        batch = make_batch({name: jnp.asarray(array) for name, array in inputs.items()}, self.config)
         return hidden_states(self.config, params, self.constants, batch)
 
     def block_inputs(
@@ -161,9 +161,10 @@ class Model:
         Layers that share a block (`ModelConfig.applications`) have an entry each. A decoder reads the same tokens as
         the encoder, shifted to the right: its row t is the position that predicts token t.
         """
+        given = checked_inputs({"input_ids": input_ids, "attention_mask": attention_mask}, self.config)
         if indices_are_checked():
-            check_indices(self.config, {"input_ids": input_ids})
-        return _block_inputs(self.config, self.params, self.constants, input_ids, attention_mask)
+            check_indices(self.config, given)
+        return _block_inputs(self.config, self.params, self.constants, **given)
 
     def _run(self, params: Params, batch: Batch, **options: Any) -> Any:
         return self.module.apply({"params": params, "constants": self.constants}, batch, **options)
@@ -200,6 +201,8 @@ class Model:
         return dataclasses.replace(self, config=config, params=params, constants=constants)
 
     def _check_fits(self, index: int, block: Block) -> None:
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise InputError(f"blocks are given by the number of their layer, got {index!r} ({type(index).__name__})")
         if not 0 <= index < self.config.num_blocks:
             raise InputError(f"layer {index} does not exist; this model has layers 0 to {self.config.num_blocks - 1}")
         widths = (block.model_width, block.output_width)
@@ -209,16 +212,14 @@ class Model:
             )
 
 
-def make_batch(arrays: dict[str, Array], config: ModelConfig) -> Batch:
-    """The batch, its attention mask filled in."""
-    given = [arrays[name] for name in ("input_ids", "inputs_embeds") if name in arrays]
-    if len(given) != 1:
-        raise InputError("give exactly one of input_ids and inputs_embeds")
-    shape = given[0].shape[:2]
-    if config.max_length is not None and shape[1] > config.max_length:
-        raise InputError(
-            f"inputs are {shape[1]} tokens long; this model has {config.max_length} positions. Truncate them."
-        )
+def make_batch(given: Given, config: ModelConfig) -> Batch:
+    """The batch, checked, its attention mask filled in.
+
+    Raises:
+        InputError: as `checked_inputs`.
+    """
+    arrays = checked_inputs(given, config)
+    shape = arrays["input_ids" if "input_ids" in arrays else "inputs_embeds"].shape[:2]
     return Batch(**{"attention_mask": jnp.ones(shape, jnp.int32), **arrays})
 
 

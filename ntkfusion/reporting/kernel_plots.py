@@ -62,7 +62,7 @@ def kernel_figure(file: KernelFile) -> Figure:
     Returns:
         A figure of one large panel, with tokens or sentences if they are few, and one small panel per group.
     """
-    kernel = traced(file.kernel)
+    kernel = _wide(traced(file.kernel))
     with matplotlib.rc_context({**RC, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = Figure(figsize=(13.4, 6.4))
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.2, 1))[0]
@@ -90,7 +90,7 @@ def _draw_groups(figure: SubFigure, file: KernelFile, whole: float) -> None:
     for axis in axes[len(file.groups) :]:
         axis.remove()
     for axis, (name, part) in zip(axes, file.groups.items(), strict=False):
-        part = traced(part)
+        part = _wide(traced(part))
         share = 100 * float(np.trace(part)) / whole if whole else 0.0
         _draw(axis, part, f"{name}: {share:.1f} %")
         axis.title.set_fontsize(11 if columns < 4 else 7)
@@ -176,13 +176,13 @@ def kernel_heatmaps(gallery: KernelGallery, kind: str) -> Figure:
     kernels = dict(gallery.kernels.get(kind, {}))
     if "original" not in kernels:
         raise InputError(f"the gallery has no original {kind} kernel; it has {sorted(gallery.kernels)}")
-    original = kernels.pop("original")
+    original, kernels = _wide(kernels.pop("original")), {name: _wide(kernel) for name, kernel in kernels.items()}
     with matplotlib.rc_context({**RC, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure, axes, size = _heatmap_grid(len(kernels))
         colours = colour_scale(original)
         for axis, (name, kernel) in zip(axes, [("original", original), *kernels.items()], strict=True):
             axis.imshow(kernel, interpolation="nearest", **colours)
-            error = format_error(float(np.linalg.norm(kernel - original) / np.linalg.norm(original)))
+            error = format_error(_error(kernel, original))
             below = f"error {error}" if axis is not axes[0] else f"{len(original)} tokens"
             axis.set_title(f"{name}\n{below}", fontsize=10.5, parse_math=False)
             axis.set(xticks=[], yticks=[], anchor="N")
@@ -195,6 +195,18 @@ def kernel_heatmaps(gallery: KernelGallery, kind: str) -> Figure:
         called = {"sgd": "SGD"}.get(kind, kind)
         figure.suptitle(f"The {called} kernel of layer {gallery.layer} at width {width_label(gallery.width)}")
     return figure
+
+
+def _wide(kernel: np.ndarray) -> np.ndarray:
+    """The kernel in float64, and NaN where a block has overflowed: neither squares nor colours leave the range."""
+    kernel = np.asarray(kernel, np.float64)
+    return np.where(np.isfinite(kernel), kernel, np.nan)
+
+
+def _error(kernel: np.ndarray, original: np.ndarray) -> float:
+    """The relative Frobenius error; NaN where there is none, of which NumPy would warn users who cannot do anything."""
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(kernel - original) / np.linalg.norm(original))
 
 
 def _heatmap_grid(count: int) -> tuple[Figure, list[Axes], float]:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -22,6 +26,8 @@ from ntkfusion.models.model import Model
 from ntkfusion.training.batches import TokenizedExamples
 from ntkfusion.training.step import TrainState
 from ntkfusion.utils.digests import digest, digest_text
+from ntkfusion.utils.files import system_reason, writing
+from ntkfusion.utils.locks import hold
 from ntkfusion.utils.parameter_paths import Flat, flatten
 
 
@@ -87,6 +93,32 @@ class TrainingProgress:
     run: str = ""
 
 
+@contextmanager
+def _one_failure() -> Iterator[None]:
+    """Hear of a failed save once: orbax's threads tell of every array, some long after the exception was raised."""
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except BaseException:
+        # what comes later is heard by the hook, which stays, and by these
+        logging.getLogger("asyncio").addFilter(_is_news)
+        warnings.filterwarnings("ignore", "coroutine .*write_fragment", RuntimeWarning)
+        raise
+    sys.unraisablehook = before
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message is of another failure than one that the system caused."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or system_reason(error) is None
+
+
 class StateStore:
     """Saves and restores runs with orbax.
 
@@ -95,12 +127,24 @@ class StateStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made if need be; what an interrupted save left there is deleted."""
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells absl about every file
+        """Use a folder, which is made if need be; what an interrupted save left there is deleted.
+
+        No other process can use it until this store is closed or forgotten.
+
+        Raises:
+            OutputBusyError: if another process uses it.
+            OutputWriteError: if it cannot be written.
+        """
+        self._folder = folder.absolute()
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells absl about every file, and every failure
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with writing(f"training state in {folder}"):
+            # of processes that compute together, the first one writes
+            release = hold(self._folder) if jax.process_index() == 0 else lambda: None
+            self._release = weakref.finalize(self, release)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def step(self) -> int | None:
@@ -113,6 +157,9 @@ class StateStore:
         Args:
             state: what updates change.
             progress: where the run stands.
+
+        Raises:
+            OutputWriteError: if the system refuses, as on a full disk; the last save stays.
         """
         step = int(state.step)
         if self.step == step:
@@ -121,7 +168,8 @@ class StateStore:
         parts = ocp.args.Composite(
             arrays=ocp.args.StandardSave(_leaves((state, progress.best))), facts=ocp.args.JsonSave(facts)
         )
-        self._manager.save(step, args=parts, force=True)
+        with writing(f"training state in {self._folder}"), _one_failure():
+            self._manager.save(step, args=parts, force=True)
 
     def resume(self, state: TrainState, progress: TrainingProgress) -> tuple[TrainState, TrainingProgress]:
         """What was saved last, bit by bit; what is given where nothing was.
@@ -159,8 +207,11 @@ class StateStore:
         return jax.tree.unflatten(jax.tree.structure(like), [jnp.copy(arrays[name]) for name in abstract])
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.close()
+        """Wait for what is being written, and let others use the folder."""
+        try:
+            self._manager.close()
+        finally:
+            self._release()
 
 
 _FACTS = tuple(field.name for field in dataclasses.fields(TrainingProgress) if field.name != "best")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ntkfusion.errors import InputError
+from ntkfusion.utils.extras import how_to_install
+from ntkfusion.utils.files import new_files, writing
 
 #: What a tracker gets: names such as ``loss`` or ``dev/accuracy``.
 Values = Mapping[str, float]
@@ -35,14 +38,27 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         """Append to a file, which is made if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
 
     def log(self, step: int, values: Values) -> None:
-        """Write a line."""
+        """Write a line, all of it or nothing.
+
+        Raises:
+            OutputWriteError: if the system refuses, as on a full disk.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        line = f"{json.dumps({'step': step, **finite})}\n".encode()
+        whole = self._file.seek(0, os.SEEK_END)
+        with writing(str(self._path)):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                self._file.truncate(whole)
+                raise
 
     def close(self) -> None:
         """Close the file."""
@@ -62,16 +78,20 @@ class TensorBoard:
         Raises:
             InputError: if tensorboardX is not installed.
         """
-        self._writer: Any = summary_writer()(str(folder), purge_step=done + 1 if done else None)
+        self._folder = folder
+        with writing(f"TensorBoard files in {folder}"):
+            self._writer: Any = summary_writer()(str(folder), purge_step=done + 1 if done else None)
 
     def log(self, step: int, values: Values) -> None:
         """Write scalars."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with writing(f"TensorBoard files in {self._folder}"):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        with writing(f"TensorBoard files in {self._folder}"):
+            self._writer.close()
 
 
 def summary_writer() -> Any:
@@ -84,7 +104,7 @@ def summary_writer() -> Any:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
-            "TensorBoard files are written by tensorboardX: pip install 'ntkfusion[tensorboard]'"
+            f"TensorBoard files need tensorboardX, which is not installed: run {how_to_install('tensorboard')}"
         ) from error
     return SummaryWriter
 
@@ -130,6 +150,5 @@ def forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    with new_files([path], overwrite=True) as (new,):
+        new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

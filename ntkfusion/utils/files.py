@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.errors import InputError, NTKFusionError, OutputExistsError, OutputWriteError
+from ntkfusion.utils.locks import alone, hold, to_the_end
 
 #: An object as JSON has it.
 Json: TypeAlias = dict[str, Any]
@@ -54,6 +57,24 @@ class Output:
             check_output(self.folder, overwrite=self.overwrite)
 
     @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Keep other processes out of a folder that grows, while the block runs.
+
+        Raises:
+            OutputBusyError: if another process writes it.
+            OutputWriteError: if the lock cannot be written.
+        """
+        if not self.grows:
+            yield
+            return
+        with writing(f"output folder {self.folder}"):
+            release = hold(self.folder)
+        try:
+            yield
+        finally:
+            release()
+
+    @contextmanager
     def opened(self) -> Iterator[Path]:
         """The folder to write into; what was written takes its place when the block ends without an error.
 
@@ -72,11 +93,49 @@ class Output:
                 yield written
 
 
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Say in one sentence what the system refuses while the block writes something.
+
+    Args:
+        what: is written; of blocks in each other the outermost one names it.
+
+    Raises:
+        OutputWriteError: for every error of the system, also one that a library says in its own words.
+    """
+    try:
+        yield
+    except OutputWriteError as error:
+        raise OutputWriteError(what, error.reason) from error
+    except NTKFusionError:
+        raise
+    except Exception as error:
+        if (reason := system_reason(error)) is None:
+            raise
+        raise OutputWriteError(what, reason) from error
+
+
+def system_reason(error: BaseException) -> str | None:
+    """Why the system refused to read or write; None for errors of other kinds.
+
+    >>> system_reason(RuntimeError("No space left on device (os error 28)"))
+    'No space left on device'
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    # libraries in Rust (tokenizers) and C++ (tensorstore, below orbax) have errors of no particular class
+    number = re.search(r"\bos[ _]error\D{0,10}(\d+)", str(error), re.IGNORECASE)
+    if number:
+        return os.strerror(int(number[1]))
+    return None if error.__cause__ is None else system_reason(error.__cause__)
+
+
 def check_output(folder: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that cannot or must not be written, before any long work.
 
     Raises:
         OutputExistsError: if it exists and may not be overwritten, or was not written by this library.
+        OutputBusyError: if it may be overwritten, but another process writes into it over time.
         InputError: if it is a file, lies inside one, or its place cannot be written to.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (resolve would follow links)
@@ -91,6 +150,8 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"output folder {folder} exists; pass --overwrite to replace it, or another --out")
     if not (folder / MARKER).exists():
         raise OutputExistsError(f"output folder {folder} holds other files than results of ntkfusion; not replaced")
+    with writing(f"output folder {folder}"):
+        hold(folder)()  # not while somebody writes into it
 
 
 def _check_place(folder: Path) -> None:
@@ -112,20 +173,36 @@ def new_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         OutputExistsError, InputError: as `check_output`, also for what appeared there in the meantime.
+        OutputWriteError: for errors of the system in the block, as on a full disk.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (resolve would follow links)
     check_output(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with writing(f"output folder {folder}"), _temporary_folder(folder.parent, folder.name) as temporary:
         written = temporary / "new"
         written.mkdir()
         yield written
         (written / MARKER).touch()
-        check_output(folder, overwrite=overwrite)
-        _swap_folder(written, folder, temporary / "old")
+        release = hold(folder)
+        try:
+            check_output(folder, overwrite=overwrite)
+            _swap_folder(written, folder, temporary / "old")
+        finally:
+            release()
+
+
+@contextmanager
+def _temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder, made if need be, and in it one that is gone after the block; so are new folders if it fails."""
+    made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
+    try:
+        yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        to_the_end(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        for folder in made:  # only empty ones can go
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _swap_folder(written: Path, folder: Path, old: Path) -> None:
@@ -185,19 +262,17 @@ def new_files(paths: Sequence[Path], *, overwrite: bool = False) -> Iterator[tup
 
     Raises:
         OutputExistsError, InputError: as `check_files`, also for what appeared there in the meantime.
+        OutputWriteError: for errors of the system in the block, as on a full disk.
     """
     check_files(paths, overwrite=overwrite)
     folder = paths[0].absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{paths[0].stem}-", dir=folder))
-    try:
+    with writing(f"output file {paths[0]}"), _temporary_folder(folder, paths[0].stem) as temporary:
         for name in ("new", "old"):
             (temporary / name).mkdir()
         yield tuple(temporary / "new" / path.name for path in paths)
-        check_files(paths, overwrite=overwrite)
-        _swap_files(temporary, [path.absolute() for path in paths])
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with alone(paths[0]):  # two processes would mix their files
+            check_files(paths, overwrite=overwrite)
+            _swap_files(temporary, [path.absolute() for path in paths])
 
 
 def _swap_files(temporary: Path, paths: Sequence[Path]) -> None:
@@ -221,6 +296,17 @@ def _swap_files(temporary: Path, paths: Sequence[Path]) -> None:
         if isinstance(error, OSError):
             raise OutputExistsError(f"output file {paths[0]} could not be replaced: {error.strerror}") from error
         raise
+
+
+def mark(folder: Path) -> None:
+    """Make a folder, if need be, and make it known as one of ours, which may be written to again.
+
+    Raises:
+        OutputWriteError: if the system refuses.
+    """
+    with writing(f"output folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
 
 
 def write_json(path: Path, values: Any) -> None:

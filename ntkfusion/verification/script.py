@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.verification.check import Check, Scope, quick_compilation, run_check
 from ntkfusion.verification.outcome import CheckOutcome
 from ntkfusion.verification.real_blocks import packaged_blocks
@@ -40,7 +41,7 @@ def print_outcome(check: Check, outcome: CheckOutcome, seconds: float, console: 
         console: where to.
     """
     console.print(f"[bold]{check.name}[/bold]: {escape(check.statement)}", highlight=False)
-    console.print(outcome_table(outcome))
+    print_table(console, outcome_table(outcome))
     for name, text in outcome.facts.items():
         console.print(f"{name}: {text}", highlight=False, markup=False)
     for control in outcome.controls:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import pytest
 import tyro
 
 from ntkfusion.commands import main as program
+from ntkfusion.commands import terminal
 from ntkfusion.commands.main import MODULES, Options, load_command, main
 from ntkfusion.commands.protocol import Command
 from ntkfusion.errors import InputError
@@ -155,6 +159,82 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(monkeypatch, tmp_path, cap
     assert call(name) == 2
     assert capsys.readouterr().err == "ntkfusion: no\n"
     assert not list(tmp_path.iterdir())
+
+
+#: What a full disk sounds like: from Python, from Rust (tokenizers), from C++ (tensorstore).
+FULL = {
+    "python": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/file"),
+    "rust": RuntimeError("No space left on device (os error 28)"),
+    "c++": ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']"),
+}
+
+
+@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("moment", ["plan", "run", "write"])
+@pytest.mark.parametrize("voice", FULL)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch, tmp_path, capsys, name, moment, voice):
+    def fail(now):
+        if now == moment:
+            raise FULL[voice]
+
+    called = fake(monkeypatch, Output(tmp_path / "out"), during=fail)
+    assert call(name) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert (said.startswith("ntkfusion: "), said.count("\n")) == (True, 1)
+    assert "show" not in called
+    assert not list(tmp_path.iterdir())
+    if moment == "write":
+        assert said.startswith(f"ntkfusion: output folder {tmp_path / 'out'} could not be written: ")
+        assert said.endswith("; --resume goes on with it\n") == (name == "finetune")
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_mistakes_of_the_program_keep_their_traceback(monkeypatch, tmp_path, name):
+    def fail(now):
+        if now == "run":
+            raise ZeroDivisionError
+
+    fake(monkeypatch, Output(tmp_path / "out"), during=fail)
+    with pytest.raises(ZeroDivisionError):
+        call(name)
+
+
+@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("lost", [BrokenPipeError(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_what_cannot_be_printed_is_still_written(monkeypatch, tmp_path, capsys, name, lost):
+    """A reader that has gone is no error, a full disk is; neither takes the results away."""
+
+    def fail(now):
+        if now == "show":
+            raise lost
+
+    monkeypatch.setattr(terminal, "give_up", lambda stream: None)
+    fake(monkeypatch, Output(tmp_path / "out"), during=fail)
+    gone = isinstance(lost, BrokenPipeError)
+    assert call(name) == (0 if gone else 2)
+    where = f"standard output could not be written: No space left on device. The results are whole: {tmp_path / 'out'}"
+    assert capsys.readouterr().err == ("" if gone else f"ntkfusion: {where}\n")
+    assert (tmp_path / "out" / "result").read_text() == "done"
+
+
+def test_a_reader_that_has_gone_does_not_hide_a_failed_check(monkeypatch, tmp_path):
+    def fail(now):
+        if now == "show":
+            raise BrokenPipeError
+
+    monkeypatch.setattr(terminal, "give_up", lambda stream: None)
+    fake(monkeypatch, Output(tmp_path / "out"), result=Done(passed=False), during=fail)
+    assert call("verify") == 1
+
+
+def test_rich_does_not_end_the_process_when_the_reader_goes():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        terminal.Terminal(file=Gone()).print("a line")
 
 
 @pytest.mark.parametrize("name", LEAST)

@@ -9,8 +9,11 @@ import pytest
 
 import ntkfusion as nf
 from ntkfusion.compression.compress_model import check_layers
+from ntkfusion.compression.matrices.codecs import LowRank
+from ntkfusion.compression.registry import build_method
 from ntkfusion.data.text import sample_sentences
 from ntkfusion.errors import InputError
+from tests.helpers.as_users import as_users
 
 TINY = nf.BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
 IDS = jnp.array([[1, 5, 9, 2]])
@@ -86,3 +89,48 @@ def test_bad_layers(layers, message):
 def test_a_method_that_does_not_apply_is_refused_before_the_text_is_read():
     with pytest.raises(InputError, match="choose a larger width"):
         nf.compress(nf.random_model(TINY), nf.SVD(0.01), calibration=["no tokenizer will ever read this"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([0.0], r"got 0.0 \(float\) in it"),
+        (["0"], r"got '0' \(str\) in it"),
+        ([True], r"got True \(bool\) in it"),
+        ([None], r"got None \(NoneType\) in it"),
+        (0, r"layers must be a list of whole numbers such as \[0, 3\]; got 0 \(int\)"),
+        ("0", r"got '0' \(str\)"),
+        (np.array([[0]]), r"\(ndarray\) in it"),
+    ],
+)
+def test_what_is_no_list_of_layers_is_refused_by_name(layers, message):
+    with as_users(), pytest.raises(InputError, match=message):
+        check_layers(layers, 3)
+
+
+@pytest.mark.parametrize("layers", [np.array([2, 0]), range(0, 3, 2), {2, 0}, (jnp.int32(2), np.int64(0))])
+def test_layers_may_come_in_anything(layers):
+    with as_users():
+        found = check_layers(layers, 3)
+    assert found == (0, 2)
+    assert {type(layer) for layer in found} == {int}
+
+
+@pytest.mark.parametrize("number", ["0", 0.0, None, True])
+def test_blocks_are_exchanged_by_whole_numbers(number):
+    model = nf.random_model(TINY)
+    with as_users(), pytest.raises(InputError, match="blocks are given by the number of their layer, got"):
+        model.replace_mlp_blocks({number: model.mlp_blocks()[0]})
+
+
+@pytest.mark.parametrize("width", ["0.5", None, True, [0.5], float("nan"), 0, 2])
+@pytest.mark.parametrize("make", [nf.MLPFusion, nf.SVD, lambda width: build_method("svd+refit", width), LowRank])
+def test_what_is_no_width_is_refused_by_name(make, width):
+    with as_users(), pytest.raises(InputError, match="above 0 and at most 1; got ") as caught:
+        make(width)
+    assert repr(width) in str(caught.value)
+
+
+def test_a_method_is_given_by_its_name():
+    with as_users(), pytest.raises(InputError, match="a method is given by its name"):
+        build_method(None, 0.5)

@@ -64,3 +64,16 @@ def test_settings_of_matplotlib_are_left_alone():
     before = dict(matplotlib.rcParams)
     kernel_heatmaps(gallery(2), "sgd")
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("most", [np.inf, np.nan, 3e38])
+def test_a_block_that_overflows_is_drawn_without_a_warning(tmp_path, most):
+    """Of float32 kernels whose entries, or their squares, differences and sums, leave the range."""
+    original = np.array([[3e38, 1e20], [1e20, 3e38]], np.float32)
+    other = np.array([[most, -3e38], [-3e38, 1.0]], np.float32)
+    for kernels in ({"original": original, "svd": other}, {"original": other, "svd": original}):
+        figure = kernel_heatmaps(KernelGallery(0, 0.5, ("a", "b"), {"sgd": kernels}), "sgd")
+        error = panels(figure)[1].get_title().partition("error ")[2]
+        assert (error == "n/a") == (not np.isfinite(most))
+        save_png(figure, tmp_path / "x.png", dpi=40)

@@ -43,6 +43,14 @@ def test_titles_carry_shares_of_the_trace():
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_kernel_near_the_end_of_its_range_is_drawn_without_a_warning(tmp_path):
+    kernel = np.full((3, 3), 3e38, np.float32)
+    file = kernel_file(kernel, {"w1": kernel, "b1": -kernel})
+    save_png(kernel_figure(file), tmp_path / "x.png", dpi=40)
+    save_png(spectrum_figure(file, spectra_of(file)), tmp_path / "y.png", dpi=40)
+
+
+@pytest.mark.filterwarnings("error")
 def test_labels_are_cut_text_not_mathematics(tmp_path):
     figure = kernel_figure(network())
     labels = [tick.get_text() for tick in panels(figure)[0].get_yticklabels()]

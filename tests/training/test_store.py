@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 import ntkfusion
+from ntkfusion.errors import OutputBusyError, OutputWriteError
 from ntkfusion.training.store import StateStore
 from tests.helpers.kill_while_saving import MOMENTS, progress, state
+from tests.helpers.lock_holder import held_by_another
 
 SCRIPT = Path(__file__).parents[1] / "helpers/kill_while_saving.py"
 
@@ -56,6 +59,35 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     assert is_same(found, one)
     store.close()
     assert len([path for path in (tmp_path / "new" / "state").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_full_disk_is_one_error_and_the_last_save_stays(tmp_path, capfd):
+    """Orbax's threads tell of every array that could not be written; users hear of it once."""
+    resource = pytest.importorskip("resource")
+    store = StateStore(tmp_path / "state")
+    store.save(state(1), progress(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OutputWriteError, match="state could not be written: File too large"):
+            store.save(state(2), progress(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.close()
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+    assert holds(tmp_path / "state", 1)
+
+
+def test_a_state_that_another_process_uses_is_refused(tmp_path):
+    with (
+        held_by_another(tmp_path / "state") as process,
+        pytest.raises(OutputBusyError, match=f"process {process.pid} "),
+    ):
+        StateStore(tmp_path / "state")
+    store = StateStore(tmp_path / "state")
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 @pytest.mark.wide

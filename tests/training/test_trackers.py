@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from ntkfusion.errors import InputError
+from ntkfusion.errors import InputError, OutputWriteError
 from ntkfusion.training.trackers import JsonLines, Several, TensorBoard, Tracker, forget_after, read_lines
 
 
@@ -34,6 +34,23 @@ def test_a_line_that_was_cut_off_is_forgotten(tmp_path):
     tracker.log(3, {"loss": 1.0})
     tracker.close()
     assert [line["loss"] for line in read_lines(path)] == [3.0, 2.0, 1.0]
+
+
+def test_a_line_that_finds_no_room_is_not_there_in_part(tmp_path):
+    resource = pytest.importorskip("resource")
+    tracker = JsonLines(tmp_path / "metrics.jsonl")
+    tracker.log(1, {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        with pytest.raises(OutputWriteError, match=r"metrics.jsonl could not be written: File too large"):
+            tracker.log(2, {"loss": 2.0, "gradient_norm": 3.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n'
+    tracker.log(2, {"loss": 2.0})
+    tracker.close()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, []), (1, [1, 1]), (2, [1, 1, 2]), (9, [1, 1, 2, 3])])
@@ -104,5 +121,5 @@ def test_without_tensorboardx_the_message_says_how_to_get_it(tmp_path, monkeypat
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(InputError, match=r"pip install 'ntkfusion\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"which is not installed: run `.*pip install .*tensorboard[xX]>=2.6.*`"):
         TensorBoard(tmp_path)

@@ -12,6 +12,7 @@ from ntkfusion.compression.registry import IMPROVEMENTS_HELP
 from ntkfusion.reporting.page import write_report
 from ntkfusion.reporting.summary import answer
 from ntkfusion.reporting.table import console_table
+from ntkfusion.utils.console_tables import print_table
 
 
 def write(result: CompareResult, folder: Path) -> None:
@@ -27,6 +28,6 @@ def show(result: CompareResult, console: Console) -> None:
             console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
         print_lines(console, IMPROVEMENTS_HELP)
         return
-    console.print(console_table(result.comparison))
+    print_table(console, console_table(result.comparison))
     report = result.plan.output.folder / "index.html"
     print_lines(console, answer(result.comparison, result.descriptions), f"Report: {report}")

@@ -31,6 +31,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.block import Block
 from ntkfusion.models.model import Model
 from ntkfusion.reporting.summary import ERRORS
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.progress import Progress
 
@@ -244,7 +245,7 @@ def _error(value: float) -> str:
 def show(result: CompressResult, console: Console) -> None:
     """Print the table, what the numbers are, and where the model is."""
     kind, folder = result.plan.options.format, result.plan.output.folder
-    console.print(blocks_table(result))
+    print_table(console, blocks_table(result))
     lines = [_conditions(result)]
     if result.folded:
         lines.append(

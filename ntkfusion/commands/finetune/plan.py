@@ -85,7 +85,7 @@ def plan(options: Finetune) -> FinetunePlan:
         check_fits_format(method, asked, format=options.format, merge=options.merge, or_none=True)
     folder = results_path(options.out, f"finetune-{Path(options.model).name}-{options.task}")
     output = Output(folder, overwrite=options.overwrite, grows=True)
-    _check_output(output, options)
+    check_folder(output, options)
     task = _task(options)
     if options.label_order:
         check_order(options.label_order, task.labels)
@@ -157,7 +157,13 @@ def request_of(options: Finetune) -> Json:
     return json.loads(json.dumps(values, default=str))
 
 
-def _check_output(output: Output, options: Finetune) -> None:
+def check_folder(output: Output, options: Finetune) -> None:
+    """Refuse a folder with another run than the one that is asked for.
+
+    Raises:
+        InputError: if it cannot be written.
+        OutputExistsError: if earlier results would be replaced that must not be, or `--resume` finds another request.
+    """
     folder = output.folder
     if options.format != "none":
         check_request(folder / "model", format=options.format, dtype=None, overwrite=True)
@@ -168,7 +174,8 @@ def _check_output(output: Output, options: Finetune) -> None:
             )
         output.check()
         return
-    if not folder.exists():
+    # a run may have ended, as on a full disk, before it could say what it was
+    if not folder.exists() or ((folder / MARKER).exists() and all(path.name[0] == "." for path in folder.iterdir())):
         return
     if not (folder / MARKER).exists() or not (folder / REQUEST).exists():
         raise OutputExistsError(f"{folder} holds no run of ntkfusion finetune that --resume could go on with")

@@ -19,6 +19,7 @@ from scipy import stats
 from ntkfusion.commands.finetune.run import Finetuned, SeedResult
 from ntkfusion.commands.protocol import print_lines
 from ntkfusion.reporting.plots import RC, save_png
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.files import Json, new_files
 
 #: Where scores come from, in the order of the table.
@@ -133,7 +134,7 @@ def show(result: Finetuned, console: Console) -> None:
     folder = result.plan.folder
     task = result.conditions["task"]
     sizes = ", ".join(f"{count:,} {name}" for name, count in task["examples"].items() if count)
-    console.print(finetuning_table(result))
+    print_table(console, finetuning_table(result))
     several = len(result.seeds) > 1
     head = f"Head: {result.conditions['head']}{_outputs(result)}."
     spread = "± is half of Student's 95 % interval for the mean over seeds" if several else "One seed: no interval"

@@ -14,7 +14,7 @@ from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.load import load_model
 from ntkfusion.checkpoints.save import check_exportable, save_model
 from ntkfusion.commands.conditions import command_line, describe_model, environment
-from ntkfusion.commands.finetune.plan import REQUEST, RESULT, FinetunePlan, request_of
+from ntkfusion.commands.finetune.plan import REQUEST, RESULT, FinetunePlan, check_folder, request_of
 from ntkfusion.commands.finetune.start import (
     SeedRun,
     check_trainable,
@@ -32,7 +32,7 @@ from ntkfusion.training.fine_tuning import Fit, fit
 from ntkfusion.training.run import TokenizedTask
 from ntkfusion.training.store import StateStore, model_digest, task_digest
 from ntkfusion.training.trackers import JsonLines, TensorBoard, Tracker, forget_after, read_lines
-from ntkfusion.utils.files import MARKER, Json, read_json, write_json
+from ntkfusion.utils.files import Json, mark, read_json, write_json
 from ntkfusion.utils.progress import Progress
 
 
@@ -99,6 +99,7 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
         NTKFusionError: if the model cannot be loaded, does not fit the task or the method, is not the one that an
             interrupted run had, or a loss is no number.
     """
+    check_folder(plan.output, plan.options)  # again, now that no other process writes there
     progress.say("loading the model")
     original = load_model(plan.options.model, ignore_adapter=plan.options.ignore_adapter)
     data = _prepare(plan, original)
@@ -134,8 +135,7 @@ def _prepare(plan: FinetunePlan, original: Model) -> TokenizedTask:
         check_trainable(plan, model, data)
     if plan.options.overwrite:
         shutil.rmtree(plan.folder, ignore_errors=True)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    (plan.folder / MARKER).touch()
+    mark(plan.folder)
     write_json(plan.folder / REQUEST, request)
     return data
 

@@ -25,6 +25,7 @@ from ntkfusion.models.blocks.base import BlockBase
 from ntkfusion.models.blocks.block import Block, layout
 from ntkfusion.models.blocks.mixture import MixtureBlock
 from ntkfusion.models.model import Model
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.memory import show_size
 from ntkfusion.utils.parameter_paths import flatten
 from ntkfusion.utils.progress import Progress
@@ -195,9 +196,9 @@ def write(result: Inspection, folder: Path) -> None:
 def show(result: Inspection, console: Console) -> None:
     """Print everything."""
     print_lines(console, *result.facts, *result.notes, *left_aside_lines(result.left_aside))
-    console.print(blocks_table(result.blocks))
-    console.print(parts_table(result.parts))
-    console.print(memory_table(result.kernels))
+    print_table(console, blocks_table(result.blocks))
+    print_table(console, parts_table(result.parts))
+    print_table(console, memory_table(result.kernels))
 
 
 def blocks_table(blocks: tuple[BlockFacts, ...]) -> Table:

@@ -35,6 +35,7 @@ from ntkfusion.models.model import Model
 from ntkfusion.reporting.kernel_file import KernelFile, save_kernel_file
 from ntkfusion.reporting.kernel_plots import VALUES, Spectrum, describe, kernel_figure, spectrum_figure
 from ntkfusion.reporting.plots import save_png
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.files import Json, Output
 from ntkfusion.utils.memory import memory_limit, show_size
 from ntkfusion.utils.progress import Progress
@@ -261,7 +262,7 @@ def show(result: KernelResult, console: Console) -> None:
     file = result.file
     size = " × ".join(str(length) for length in file.kernel.shape)
     print_lines(console, f"{describe(file)}: {size}", conditions_line(file))
-    console.print(groups_table(file, result.spectra))
+    print_table(console, groups_table(file, result.spectra))
     files = ", ".join(str(path) for path in result.plan.output.paths)
     print_lines(console, memory_line(file), time_line(file), f"Files: {files}")
 

@@ -25,6 +25,7 @@ from ntkfusion.commands.verify.run import Finding, Verification
 from ntkfusion.reporting.page import html_document, html_figure
 from ntkfusion.reporting.plots import RC, save_png
 from ntkfusion.reporting.summary import width_label
+from ntkfusion.utils.console_tables import print_table
 from ntkfusion.utils.files import Json
 from ntkfusion.verification.outcome import CheckCurve, CheckOutcome, CheckRow
 
@@ -211,7 +212,7 @@ def verification_table(verification: Verification) -> Table:
 
 def show(result: Verification, console: Console) -> None:
     """Print the table, everything that went wrong and where the report is."""
-    console.print(verification_table(result))
+    print_table(console, verification_table(result))
     failures = (f"{found.check.name}: {failure}" for found in result.findings for failure in found.outcome.failures)
     print_lines(console, *failures, f"Report: {result.plan.output.folder / 'index.html'}")
 

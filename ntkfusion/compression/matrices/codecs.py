@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkfusion.compression.contract import check_keep_ratio
 from ntkfusion.compression.workspace import Workspace
 from ntkfusion.errors import InputError
 from ntkfusion.models.blocks.coded import LowRankMatrix, MatrixCode, unit_rows
@@ -86,8 +87,7 @@ class LowRank:
         Raises:
             InputError: if it is not in (0, 1].
         """
-        if not 0 < self.keep_ratio <= 1:
-            raise InputError(f"keep_ratio (--width) is the kept share, above 0 and at most 1; got {self.keep_ratio}")
+        check_keep_ratio(self.keep_ratio, "the kept share")
 
     @property
     def kept(self) -> float:

@@ -111,7 +111,10 @@ def _checked_prompts(
     if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
         raise InputError(f"attention_mask must be 0 or 1 with the shape {ids.shape} of the prompts, got {mask.shape}")
     if not mask[:, -1].all():
-        raise InputError("a prompt ends in padding; pad on the left (tokenizer.padding_side = 'left')")
+        raise InputError(
+            "a prompt ends in padding; pad on the left (nf.text_batch(model, texts, side='left'), or "
+            "tokenizer.padding_side = 'left')"
+        )
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise InputError(f"token ids must be from 0 to {config.vocab_size - 1}, got {ids.min()} to {ids.max()}")
     longest = int(mask.sum(axis=1).max())

@@ -28,8 +28,9 @@ from ntkfusion.training import fine_tuning as fit_module
 from ntkfusion.training.optimizer import split
 from ntkfusion.training.store import StateStore
 from ntkfusion.training.trackers import JsonLines
-from ntkfusion.utils.files import Output
+from ntkfusion.utils.files import Output, write_json
 from ntkfusion.utils.progress import Progress
+from tests.helpers.lock_holder import held_by_another
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -265,6 +266,39 @@ def test_other_options_cannot_resume(folder, table, tmp_path):
         plan(options(folder, table, out=out, resume=True))
     with pytest.raises(OutputExistsError, match="pass --resume"):
         plan(options(folder, table, out=out))
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--overwrite",)])
+def test_a_folder_that_another_run_writes_is_refused_with_its_process(folder, table, tmp_path, capsys, more):
+    """Two within a fifth of a second, or two that go on: one of them gets a sentence and leaves nothing."""
+    words = ("finetune", folder, "--task", "days", "--train", table, *WORDS, "--out", tmp_path / "run", *more)
+    with held_by_another(tmp_path / "run") as process, pytest.raises(SystemExit) as ending:
+        command(*words)
+    assert ending.value.code == 2
+    said = capsys.readouterr().err
+    assert f"run is being written by process {process.pid} since " in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_ended_before_it_wrote_its_request_can_resume(folder, table, tmp_path):
+    """As on a disk that was full from the beginning."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".ntkfusion").touch()
+    (tmp_path / "run" / ".request-x7").mkdir()  # of a process that was killed while it wrote
+    plan(options(folder, table, out=tmp_path / "run", resume=True))
+    (tmp_path / "run" / "mine").touch()
+    with pytest.raises(OutputExistsError, match="holds no run"):
+        plan(options(folder, table, out=tmp_path / "run", resume=True))
+
+
+def test_a_run_that_appeared_since_the_plan_is_not_written_into(folder, table, tmp_path):
+    """As when another process was faster: its request would stand beside this one's results."""
+    planned = plan(options(folder, table, out=tmp_path / "run"))
+    write_json(tmp_path / "run" / "request.json", {"seeds": [3]})
+    with pytest.raises(OutputExistsError, match="holds a run that was interrupted"):
+        finetune_job.run(planned, Progress())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["request.json"]
 
 
 #: What was written before the recipe had options of its own: `--patience 2 --clip-norm 0 --no-dropout` and defaults.

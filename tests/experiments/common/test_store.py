@@ -19,7 +19,8 @@ from experiments.kernel_vs_finetuning.lab import SLOW, TaskLab
 from experiments.kernel_vs_finetuning.options import FinetuningOptions
 from experiments.kernel_vs_finetuning.runs import cases, curve_cases, curve_job, job
 from ntkfusion.compression.registry import build_method
-from ntkfusion.errors import InputError, OutputExistsError
+from ntkfusion.errors import InputError, OutputBusyError, OutputExistsError
+from tests.helpers.lock_holder import held_by_another
 
 STORED = json.loads((Path(__file__).parents[1] / "stored_keys.json").read_text(encoding="utf-8"))
 
@@ -60,6 +61,15 @@ def test_fine_tuned_runs_and_kept_models_are_found_again(small_sst2):
 def test_measured_bounds_are_found_again():
     (key,) = STORED["bound_tightness"].values()
     assert stored_key(TightnessOptions(), json.loads(key)["text"]) == key
+
+
+def test_two_experiments_never_share_a_store(tmp_path):
+    with held_by_another(tmp_path / "out") as process, pytest.raises(OutputBusyError, match=f"process {process.pid} "):
+        ResultStore(tmp_path / "out", overwrite=True)
+    store = ResultStore(tmp_path / "out", overwrite=False)
+    store.put(Job("a", "b", {}), {"error": 1.0})
+    del store
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_stored_file_of_before_is_read(tmp_path):

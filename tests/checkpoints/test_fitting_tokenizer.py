@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -81,7 +82,7 @@ def test_pairs_are_written_without_segments_for_a_model_that_has_one(tmp_path, m
         max_position_embeddings=16,
         type_vocab_size=1,
     )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm.tokenizer.name_or_path)
+    tokenizer = copy.deepcopy(minilm.tokenizer)
     tokenizer.model_max_length = 512
     model = dataclasses.replace(random_weights(config), tokenizer=tokenizer)
     written = nf.load_model(nf.save_model(model, tmp_path / "out")).tokenizer

@@ -107,7 +107,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        unwanted = list(_UNWANTED)
+        unwanted: list[str] = [*_UNWANTED]
         folder = Path(snapshot_download(repo, allow_patterns=list(_WANTED), ignore_patterns=unwanted))
         if any(folder.glob("*.safetensors")):
             return folder

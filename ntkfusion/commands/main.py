@@ -132,9 +132,9 @@ def execute(options: object) -> bool:
         NTKFusionError: for a request that cannot be met.
         KeyboardInterrupt: after Ctrl-C; no output is left half-written.
     """
-    _prepare_process(options)
-    work = load_command(type(options))
     with Interrupts() as interrupts:
+        _prepare_process(options)
+        work = load_command(type(options))  # seconds of imports, whose callbacks may drop an interrupt
         plan = work.plan(options)
         reserved = nullcontext() if plan.output is None else plan.output.reserved()
         total = None if plan.steps is None else plan.steps + (plan.output is not None)

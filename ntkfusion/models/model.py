@@ -126,9 +126,9 @@ class Model:
             "decoder_input_ids": decoder_input_ids,
             "decoder_attention_mask": decoder_attention_mask,
         }
-        batch = make_batch(arrays, self.config)
-        if indices_are_checked(checked):
+        if indices_are_checked(checked):  # before 64 bits become 32
             check_indices(self.config, arrays)
+        batch = make_batch(arrays, self.config)
         dropout = {} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
         return self._run(params, batch, **dropout)
 
@@ -148,9 +148,9 @@ class Model:
         Raises:
             InputError: as `apply`.
         """
-        batch = make_batch(inputs, self.config)
         if indices_are_checked():
             check_indices(self.config, inputs)
+        batch = make_batch(inputs, self.config)
         return hidden_states(self.config, params, self.constants, batch)
 
     def block_inputs(
@@ -161,9 +161,9 @@ class Model:
         Layers that share a block (`ModelConfig.applications`) have an entry each. A decoder reads the same tokens as
         the encoder, shifted to the right: its row t is the position that predicts token t.
         """
-        given = checked_inputs({"input_ids": input_ids, "attention_mask": attention_mask}, self.config)
         if indices_are_checked():
-            check_indices(self.config, given)
+            check_indices(self.config, {"input_ids": input_ids})
+        given = checked_inputs({"input_ids": input_ids, "attention_mask": attention_mask}, self.config)
         return _block_inputs(self.config, self.params, self.constants, **given)
 
     def _run(self, params: Params, batch: Batch, **options: Any) -> Any:

@@ -41,7 +41,9 @@ def logits_of(
     config: ModelConfig, params: Params, constants: Params, arrays: Mapping[str, Array], key: Array | None = None
 ) -> Float[Array, "B C"]:
     """Logits of a classification head for a batch of a training run."""
-    logits = Model(config, params, constants).apply(params, dropout_key=key, **network_inputs(arrays)).logits
+    given = network_inputs(arrays)
+    # pyright cannot know that no array is called `checked`
+    logits = Model(config, params, constants).apply(params, dropout_key=key, **given).logits  # pyright: ignore[reportArgumentType]
     assert logits is not None
     return logits
 

@@ -78,7 +78,7 @@ def test_epsilon_is_a_small_number(value):
     ("changes", "sentence"),
     [
         ({"model_type": "llama"}, "model_type 'llama' is not supported; supported: bert"),
-        ({"model_type": None}, "model_type None is not supported"),
+        ({"model_type": None}, "it has no model_type"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "asks to run code from the checkpoint"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
         ({"is_decoder": True}, "decoder is not supported"),

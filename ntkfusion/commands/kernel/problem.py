@@ -194,7 +194,8 @@ def network_function(model: Model, readouts: int, seed: int) -> tuple[Network, s
     """The network as a function of one sentence, what it gives in words, and the directions it is read in, if any."""
 
     def run(params: Params, example: Sentence) -> ModelOutput:
-        return model.apply(params, **{name: leaf[None] for name, leaf in example.items()})
+        # pyright cannot know that no array is called `checked`
+        return model.apply(params, **{name: leaf[None] for name, leaf in example.items()})  # pyright: ignore[reportArgumentType]
 
     def logits(params: Params, example: Sentence) -> Float[Array, " C"]:
         found = run(params, example).logits

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
@@ -379,7 +380,7 @@ def classifier(tmp_path_factory, folder, table):
     pooled = model.apply(model.params, **read(model, rows)).pooler_output
     good, *_ = np.linalg.lstsq(np.asarray(pooled), 2.0 * rows.labels - 1)
     model = nf.with_new_head(model, "sequence-classification", num_labels=2)
-    head = {"kernel": np.stack([good, -good], axis=1).astype(np.float32), "bias": np.zeros(2, np.float32)}
+    head = {"kernel": jnp.stack([good, -good], axis=1).astype(jnp.float32), "bias": jnp.zeros(2)}
     named = nf.models.with_label_names(dataclasses.replace(model, params={**model.params, "classifier": head}), NAMES)
     return nf.save_model(named, tmp_path_factory.mktemp("models") / "classifier")
 

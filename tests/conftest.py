@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import importlib.util
 import os
 import re
@@ -20,6 +18,8 @@ from jaxtyping import install_import_hook
 # before ntkfusion is imported anywhere: shapes in signatures are checked by beartype, in tests only
 install_import_hook("ntkfusion", "beartype.beartype")
 
+from ntkfusion.utils.allocator import give_back_memory
+from ntkfusion.utils.programs import memory_maps
 from tests.helpers.oracle import Oracle
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -77,12 +77,6 @@ MANY_MAPS = 20_000
 MUCH_MEMORY = 2.4e9
 
 
-def memory_maps():
-    """Their number; 0 where there is no /proc."""
-    maps = Path("/proc/self/maps")
-    return maps.read_bytes().count(b"\n") if maps.exists() else 0
-
-
 def resident():
     """Bytes of this process in memory; 0 where there is no /proc."""
     statm = Path("/proc/self/statm")
@@ -104,17 +98,9 @@ def _few_programs(request):
     session.finished_tests = getattr(session, "finished_tests", 0) + 1
     too_many = session.finished_tests % 20 == 0 and memory_maps() > MANY_MAPS
     if too_many or resident() > getattr(session, "most_memory", MUCH_MEMORY):
-        jax.clear_caches()
-        gc.collect()
-        _return_memory()
+        give_back_memory()
         # where something else holds the memory, clearing after every test would only make them slow
         session.most_memory = max(MUCH_MEMORY, resident() + 0.5e9)
-
-
-def _return_memory():
-    """Free pages go back to the system, where the C library can do that."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 @pytest.fixture

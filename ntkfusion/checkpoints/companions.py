@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from ntkfusion.checkpoints.fitting_tokenizer import fitting_tokenizer, with_padding
 from ntkfusion.checkpoints.formats import Format
 from ntkfusion.checkpoints.tokenizers import SETTINGS, changed_tokenizer, for_transformers_4, is_tokenizer_file
 from ntkfusion.models.model import Model
+from ntkfusion.utils.files import write_contents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Companions:
     def of(cls, model: Model, format: Format) -> Companions:  # noqa: A002
         """The companions of a model in a format.
 
-        A tokenizer that is the one its own files make is written as these files.
+        A tokenizer that fits the model, and is the one its own files make, is written as these files.
         """
         files, changes = dict(model.origin.files), []
-        if (changed := changed_tokenizer(model)) is not None:
+        if (changed := changed_tokenizer(_with_fitting_tokenizer(model, format))) is not None:
             others = {name: contents for name, contents in files.items() if not is_tokenizer_file(name)}
             changes += [changed[1]] * (files != others)  # where there was none, none was changed
             files = others | changed[0]
@@ -52,10 +54,14 @@ class Companions:
 
     def write(self, folder: Path) -> None:
         """Write the files."""
-        for name, contents in self.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(contents)
+        write_contents(folder, self.files)
+
+
+def _with_fitting_tokenizer(model: Model, format: Format) -> Model:  # noqa: A002
+    if model.tokenizer is None:
+        return model
+    saved = model if format == "ntkfusion" else with_padding(model)
+    return dataclasses.replace(model, tokenizer=fitting_tokenizer(saved))
 
 
 def left_behind_lines(left_behind: Mapping[str, str]) -> list[str]:

@@ -42,7 +42,7 @@ def fitting_tokenizer(model: Model) -> Any:
     """The tokenizer to be written with a model: of what it gives, nothing is beyond the model's tables.
 
     The padding token is that of the configuration (`with_padding`), segments are not given to a model that has one or
-    none, and a stated maximal length is at most the model's. A vocabulary that is larger is told about.
+    none, and a stated maximal length is at most the model's. A larger vocabulary stays (`tell_of_unknown_tokens`).
 
     Args:
         model: as it is written, with a tokenizer.
@@ -50,22 +50,25 @@ def fitting_tokenizer(model: Model) -> Any:
     Returns:
         The model's tokenizer, or a changed copy.
     """
-    tokenizer, config = model.tokenizer, model.config
     changes = _changes(model)
-    largest = max(tokenizer.get_vocab().values(), default=0)
-    if largest >= config.vocab_size:
-        _log.warning(
-            "the tokenizer knows tokens up to %d, the model has embeddings up to %d: texts with the others will fail",
-            largest,
-            config.vocab_size - 1,
-        )
     if not changes:
-        return tokenizer
-    changed = copy.deepcopy(tokenizer)
+        return model.tokenizer
+    changed = copy.deepcopy(model.tokenizer)
     for name, value in changes.items():
         setattr(changed, name, value)
         changed.init_kwargs[name] = value  # what is written
     return changed
+
+
+def tell_of_unknown_tokens(model: Model) -> None:
+    """Warn of a tokenizer whose vocabulary is larger than the model's."""
+    largest = -1 if model.tokenizer is None else max(model.tokenizer.get_vocab().values(), default=-1)
+    if largest >= model.config.vocab_size:
+        _log.warning(
+            "the tokenizer knows tokens up to %d, the model has embeddings up to %d: texts with the others will fail",
+            largest,
+            model.config.vocab_size - 1,
+        )
 
 
 def _changes(model: Model) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _reason_to_leave(folder: Path, path: Path, *, is_module: bool) -> str | None
         return f"it has more than {LARGEST_FILE // 2**20} MiB"
     if is_module and path.suffix.lower() == ".safetensors":
         return None  # the weights of a layer behind the network, which nobody changed
-    return next((reason for pattern, reason in _LEFT_BEHIND.items() if fnmatch(path.name.lower(), pattern)), None)
+    return next(_reasons_by_name(path), None)
 
 
 def _reason_by_contents(contents: bytes) -> str | None:
@@ -167,8 +167,12 @@ def _reason_to_leave_folder(path: Path, *, is_module: bool) -> str | None:
 
 
 def _holds_weights(path: Path) -> bool:
-    reasons = {reason for pattern, reason in _LEFT_BEHIND.items() if fnmatch(path.name.lower(), pattern)}
-    return bool(reasons & {_WEIGHTS, _PICKLE, _ADAPTER})
+    return not {_WEIGHTS, _PICKLE, _ADAPTER}.isdisjoint(_reasons_by_name(path))
+
+
+def _reasons_by_name(path: Path) -> Iterator[str]:
+    name = path.name.lower()
+    return (reason for pattern, reason in _LEFT_BEHIND.items() if fnmatch(name, pattern))
 
 
 def _members(path: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import jax
 from ntkfusion._version import __version__
 from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.checkpoints.export import exportable
-from ntkfusion.checkpoints.fitting_tokenizer import fitting_tokenizer, with_padding
+from ntkfusion.checkpoints.fitting_tokenizer import tell_of_unknown_tokens, with_padding
 from ntkfusion.checkpoints.flax_classes import (
     check_flax_export,
     check_transformers_export,
@@ -222,7 +222,8 @@ def save_model(
         files = _native(model, dtype)
     else:
         files = _hugging_face(model, format, dtype, pad, merge, max_shard_size)
-    companions = Companions.of(_fitting(model, files.saved), format)
+    tell_of_unknown_tokens(model)
+    companions = Companions.of(model, format)
     card = model_card(
         model, files.saved, companions, kind=format, name=files.name, num_bytes=files.num_bytes, notes=notes
     )
@@ -241,11 +242,6 @@ class _Files:
     name: str
     num_bytes: int
     write: Callable[[Path], None]
-
-
-def _fitting(model: Model, saved: Model) -> Model:
-    """The model with the tokenizer that fits what is saved."""
-    return model if model.tokenizer is None else dataclasses.replace(model, tokenizer=fitting_tokenizer(saved))
 
 
 def _native(model: Model, dtype: str | None) -> _Files:

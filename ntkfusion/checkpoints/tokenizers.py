@@ -16,6 +16,7 @@ from ntkfusion.checkpoints.sources import TOKENIZER_FILES
 from ntkfusion.errors import CheckpointError
 from ntkfusion.models.config import JsonObject
 from ntkfusion.models.model import Model
+from ntkfusion.utils.files import write_contents
 
 #: The file of a whole tokenizer, and what transformers notes beside it.
 WHOLE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -109,7 +110,7 @@ def _loaded(files: Mapping[str, bytes], config: JsonObject, source: str) -> tupl
     # from a copy of what is kept, without links and weights: what is read now is what will be written back
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder, {name: contents for name, contents in files.items() if "/" not in name} | _chat(files))
+        write_contents(folder, {name: contents for name, contents in files.items() if "/" not in name} | _chat(files))
         (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         replaced = _hold_to_file(tokenizer, folder) if (folder / WHOLE).exists() else []
@@ -119,12 +120,6 @@ def _loaded(files: Mapping[str, bytes], config: JsonObject, source: str) -> tupl
 
 def _chat(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: contents for name, contents in files.items() if "/" in name and is_tokenizer_file(name)}
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, contents in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(contents)
 
 
 def _hold_to_file(tokenizer: Any, folder: Path) -> list[str]:

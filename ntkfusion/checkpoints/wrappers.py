@@ -77,12 +77,17 @@ def _is_known(table: NameTable, name: str) -> bool:
     return table.find(name) is not None or table.reason_to_leave(name) is not None
 
 
+def _wrappers_of(name: str) -> list[str]:
+    """The wrappers' beginnings of a name, which may be nested, from the outermost."""
+    found, rest = [], name
+    while (wrapper := next((each for each in WRAPPERS if rest.startswith(each)), None)) is not None:
+        found.append(wrapper)
+        rest = rest.removeprefix(wrapper)
+    return found
+
+
 def _wrapper_of(name: str) -> str:
-    """The wrappers' beginning of a name; several may be nested."""
-    rest = name
-    while (found := next((wrapper for wrapper in WRAPPERS if rest.startswith(wrapper)), None)) is not None:
-        rest = rest.removeprefix(found)
-    return name[: len(name) - len(rest)]
+    return "".join(_wrappers_of(name))
 
 
 def _common_prefix(opened: TensorSource, table: NameTable) -> str:
@@ -102,11 +107,10 @@ def _common_prefix(opened: TensorSource, table: NameTable) -> str:
 
 
 def _cause(prefix: str) -> str:
-    causes, rest = [], prefix
-    while (found := next((wrapper for wrapper in WRAPPERS if rest.startswith(wrapper)), None)) is not None:
-        causes.append(WRAPPERS[found])
-        rest = rest.removeprefix(found)
-    return f"from {' and '.join(causes)}" if causes and not rest else "from a module that the network is a part of"
+    wrappers = _wrappers_of(prefix)
+    if "".join(wrappers) != prefix:
+        return "from a module that the network is a part of"
+    return f"from {' and '.join(WRAPPERS[wrapper] for wrapper in wrappers)}"
 
 
 def _refuse_others(opened: TensorSource, table: NameTable, prefix: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,7 +131,7 @@ def tokenize(model: Model, sentences: Sequence[str], *, max_length: int) -> tupl
     return encoded["input_ids"], encoded["special_tokens_mask"]
 
 
-def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **options: bool) -> Mapping[str, Any]:
+def tokenizer_output(model: Model, *texts: Iterable[str] | None, max_length: int, **options: bool) -> Mapping[str, Any]:
     """What the tokenizer makes of texts, or of pairs of them, cut to `max_length` or to the model's positions.
 
     Raises:
@@ -140,13 +140,13 @@ def tokenizer_output(model: Model, *texts: list[str] | None, max_length: int, **
     """
     if model.tokenizer is None:
         raise InputError(f"{model.source} has no tokenizer files, so it cannot read text")
-    if not texts[0]:
+    lists = [None if each is None else checked_texts(each) for each in texts]
+    if not lists[0]:
         raise InputError("there are no texts to tokenise; a split needs at least one example")
     length = max_length if model.config.max_length is None else min(max_length, model.config.max_length)
-    _check_length(model, length, is_pair=len(texts) > 1 and texts[1] is not None)
-    texts = tuple(None if each is None else checked_texts(each) for each in texts)
+    _check_length(model, length, is_pair=len(lists) > 1 and lists[1] is not None)
     with _kept_truncation(model.tokenizer):
-        encoded = model.tokenizer(*texts, truncation=True, max_length=length, **options)
+        encoded = model.tokenizer(*lists, truncation=True, max_length=length, **options)
     _check_rows(model, encoded, length)
     return encoded
 

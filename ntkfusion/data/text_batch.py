@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from ntkfusion.data.block_inputs import tokenizer_output
-from ntkfusion.data.text import checked_texts
 from ntkfusion.errors import InputError
+from ntkfusion.models.indices import padding_id
 from ntkfusion.models.model import Model
 
 Side = Literal["right", "left"]
@@ -40,19 +40,11 @@ def text_batch(
         raise InputError(f"side must be one of {', '.join(get_args(Side))}, got {side!r}")
     # as much as tokenizers understand; the model's positions are taken off there
     most = sys.maxsize if max_length is None else max_length
-    rows = tokenizer_output(model, checked_texts(texts), max_length=min(most, 2**31 - 1))["input_ids"]
-    ids = np.full((len(rows), max([1, *map(len, rows)])), padding_id(model), np.int32)
+    rows = tokenizer_output(model, texts, max_length=min(most, 2**31 - 1))["input_ids"]
+    padding = padding_id(model.config, model.tokenizer, model.origin.config) or 0
+    ids = np.full((len(rows), max([1, *map(len, rows)])), padding, np.int32)
     mask = np.zeros_like(ids)
     for place, row in enumerate(rows):
         columns = slice(0, len(row)) if side == "right" else slice(ids.shape[1] - len(row), None)
         ids[place, columns], mask[place, columns] = row, 1
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def padding_id(model: Model) -> int:
-    """The token that fills up: the tokenizer's for padding, else its end of text, else 0; masks hide it."""
-    for name in ("pad_token_id", "eos_token_id"):
-        token = getattr(model.tokenizer, name, None)
-        if token is not None and 0 <= token < model.config.vocab_size:
-            return token
-    return 0

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -307,6 +307,14 @@ def mark(folder: Path) -> None:
     with writing(f"output folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).touch()
+
+
+def write_contents(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files below a folder: path in it, with slashes, → contents."""
+    for name, contents in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import ntkfusion as nf
+from ntkfusion.checkpoints.companions import Companions
 from ntkfusion.data.tasks.task import Examples
 from ntkfusion.models.gpt2.config import GPT2Config
 from ntkfusion.training.batches import encode
@@ -98,3 +99,15 @@ def test_a_vocabulary_beyond_the_embeddings_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         nf.save_model(classifier(words_only(), vocab_size=5), tmp_path / "out")
     assert "tokens up to 5, the model has embeddings up to 4" in caplog.text
+
+
+def test_what_is_told_of_the_tokenizer_is_what_the_card_says(tmp_path, minilm):
+    config = nf.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    model = dataclasses.replace(random_weights(config), tokenizer=minilm.tokenizer)
+    loaded = nf.load_model(nf.save_model(model, tmp_path / "two"))
+    one = dataclasses.replace(config, type_vocab_size=1)
+    changed = dataclasses.replace(loaded, config=one, params=random_weights(one).params)
+    told = Companions.of(changed, "hf").lines()
+    assert any(line.startswith("Changed: model_input_names") for line in told)
+    card = (nf.save_model(changed, tmp_path / "one") / "README.md").read_text()
+    assert all(f"- {line}\n" in card for line in told)

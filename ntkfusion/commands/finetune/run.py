@@ -102,7 +102,8 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
     check_folder(plan.output, plan.options)  # again, now that no other process writes there
     progress.say("loading the model")
     original = load_model(plan.options.model, ignore_adapter=plan.options.ignore_adapter)
-    data = _prepare(plan, original)
+    start = with_head(original, plan, plan.options.seeds[0])
+    data = _prepare(plan, original, start)
     seeds = []
     for seed in plan.options.seeds:
         folder = plan.folder / f"seed-{seed}"
@@ -110,7 +111,7 @@ def run(plan: FinetunePlan, progress: Progress) -> Finetuned:
             _run_seed(SeedRun(plan, original, data, seed, folder, progress))
         seeds.append(SeedResult(**read_json(folder / RESULT)))
     updates = {seed: updates_in(plan.folder / f"seed-{seed}") for seed in plan.options.seeds}
-    return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original), _other_files(plan, original))
+    return Finetuned(plan, tuple(seeds), updates, _conditions(plan, original, start), _other_files(plan, start))
 
 
 def updates_in(folder: Path) -> list[Json]:
@@ -118,14 +119,13 @@ def updates_in(folder: Path) -> list[Json]:
     return [line for line in read_lines(folder / "metrics.jsonl") if "tokens" in line]
 
 
-def _other_files(plan: FinetunePlan, original: Model) -> tuple[str, ...]:
+def _other_files(plan: FinetunePlan, model: Model) -> tuple[str, ...]:
     kind = plan.options.format
-    return () if kind == "none" else tuple(Companions.of(original, kind).lines())
+    return () if kind == "none" else tuple(Companions.of(model, kind).lines())
 
 
-def _prepare(plan: FinetunePlan, original: Model) -> TokenizedTask:
+def _prepare(plan: FinetunePlan, original: Model, model: Model) -> TokenizedTask:
     """Check everything that the model decides, mark the folder as ours, and tokenise the examples."""
-    model = with_head(original, plan, plan.options.seeds[0])
     check_exportable(model, plan.options.format)
     request = {**request_of(plan.options), "inputs": _inputs(plan, original)}
     if plan.options.resume:
@@ -237,9 +237,9 @@ def _save(run: SeedRun, model: Model, result: SeedResult) -> None:
     )
 
 
-def _conditions(plan: FinetunePlan, original: Model) -> Json:
+def _conditions(plan: FinetunePlan, original: Model, model: Model) -> Json:
     task, own = plan.task, has_own_head(original, plan)
-    outputs = names_of_outputs(with_head(original, plan, plan.options.seeds[0]), task.labels) if own else task.labels
+    outputs = names_of_outputs(model, task.labels) if own else task.labels
     sizes = {"train": len(task.train), "dev": len(task.dev), "test": 0 if task.test is None else len(task.test)}
     facts = {"name": task.name, "source": task.source, "examples": sizes, "metrics": list(task.metrics)}
     return {

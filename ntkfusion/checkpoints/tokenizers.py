@@ -13,10 +13,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ntkfusion.checkpoints.sources import TOKENIZER_FILES
-from ntkfusion.errors import CheckpointError
+from ntkfusion.errors import CheckpointError, OutputWriteError
 from ntkfusion.models.config import JsonObject
 from ntkfusion.models.model import Model
-from ntkfusion.utils.files import write_contents
+from ntkfusion.utils.files import write_contents, writing
 
 #: The file of a whole tokenizer, and what transformers notes beside it.
 WHOLE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -25,6 +25,10 @@ _SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 #: The class of transformers 5 for a tokenizer that is only a ``tokenizer.json`` → its name in transformers 4.
 _OLD_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+
+
+#: What errors call the copies of a tokenizer's files that transformers reads and writes.
+_SCRATCH = f"a temporary copy of the tokenizer in {tempfile.gettempdir()}"
 
 
 def is_tokenizer_file(path: str) -> bool:
@@ -61,6 +65,8 @@ def load_tokenizer(files: Mapping[str, bytes], left_behind: Mapping[str, str], c
     _check_packages(files, source)
     try:
         tokenizer, replaced = _loaded(files, config, source)
+    except OutputWriteError:  # there is no room for the copy that is read
+        raise
     # whatever a broken file makes transformers or tokenizers raise (the latter raises bare Exception)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -110,8 +116,9 @@ def _loaded(files: Mapping[str, bytes], config: JsonObject, source: str) -> tupl
     # from a copy of what is kept, without links and weights: what is read now is what will be written back
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_contents(folder, {name: contents for name, contents in files.items() if "/" not in name} | _chat(files))
-        (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        kept = {name: contents for name, contents in files.items() if "/" not in name} | _chat(files)
+        with writing(_SCRATCH):
+            write_contents(folder, kept | {"config.json": json.dumps(dict(config)).encode()})
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         replaced = _hold_to_file(tokenizer, folder) if (folder / WHOLE).exists() else []
     tokenizer.name_or_path = source
@@ -189,7 +196,8 @@ def changed_tokenizer(model: Model) -> tuple[dict[str, bytes], str] | None:
 def _written(tokenizer: Any, config: JsonObject) -> dict[str, bytes]:
     """A tokenizer's files by transformers; of a class that takes ``tokenizer.json`` as it is, if its own would not."""
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
+        with writing(_SCRATCH):
+            tokenizer.save_pretrained(scratch)
         folder = Path(scratch)
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
@@ -203,6 +211,8 @@ def _made_of(files: Mapping[str, bytes], config: JsonObject) -> Any:
     """The tokenizer that files make; None if there are none, or they are damaged."""
     try:
         return _loaded(files, config, "")[0] if any(map(is_tokenizer_file, files)) else None
+    except OutputWriteError:
+        raise
     except Exception:  # as in `load_tokenizer`
         return None
 
@@ -211,6 +221,8 @@ def _makes(files: Mapping[str, bytes], config: JsonObject, tokenizer: Any, *, ad
     """Whether files make a tokenizer, in transformers without our help too."""
     try:
         made, replaced = _loaded(files, config, "")
+    except OutputWriteError:
+        raise
     except Exception:  # as in `load_tokenizer`
         return False
     one, other = (_whole(each, added_tokens=added_tokens) for each in (made, tokenizer))

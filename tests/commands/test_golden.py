@@ -89,7 +89,9 @@ def test_compare(name, folder, tmp_path):
     found = {f"{row['method']} {row['width']:g} {row['layer']}": row for row in rows}
     assert list(found) == list(STORED[name])
     for key, stored in STORED[name].items():
-        assert close({field: found[key][field] for field in stored}, stored), key
+        for field, value in stored.items():
+            # several where the sign of a sum that is nearly 0 depends on the machine
+            assert any(close(found[key][field], one) for one in (value if isinstance(value, list) else [value])), key
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -28,7 +28,8 @@ BLOCKS = {
     "mixture": lambda: mixture_block(
         activation="gelu",
         train_router=False,
-        expert=lambda *sizes, **options: far_out(dense_block(*sizes, **options), ["w1"], 8),
+        # 9: no signal lies at the edge, where its product with an input underflows and it does not
+        expert=lambda *sizes, **options: far_out(dense_block(*sizes, **options), ["w1"], 9),
     ),
 }
 OUTPUTS = {"traced": {}, "diagonal": {"diagonal": True}, "full": {"trace": False}}
@@ -55,16 +56,11 @@ def test_float_signs_are_those_of_computed_gradients(name, outputs):
     options = {"kind": "sign", "by_parameter": True, **OUTPUTS[outputs]}
     found = block_kernel(block, x, z, signs="float", **options)
     truth = expected(block, x, z, outputs)
-    if name == "mixture":
-        truth = {key: truth[key] for key in truth if key != "router"} or truth
-        found = {"experts": sum(part for key, part in found.items() if key != "router")}
+    assert truth.keys() == found.keys()
     for key, kernel in truth.items():
         np.testing.assert_allclose(found[key], kernel, rtol=2e-5, atol=2e-5 * np.abs(kernel).max(), err_msg=key)
     exact = block_kernel(block, x, z, **options)
-    assert (
-        any(not np.allclose(exact[key], part, rtol=1e-3) for key, part in found.items() if key in exact)
-        or name == "mixture"
-    )
+    assert any(not np.allclose(exact[key], part, rtol=1e-3) for key, part in found.items())
 
 
 def test_a_product_that_underflows_moves_nothing():

@@ -141,9 +141,12 @@ def test_kernel_bounds_hold_for_an_original_that_has_constants(x64, activation):
         assert bool(jnp.all(measured <= bound)), name
     for name in ("sgd tight", "sgd each", "sign", "sign each"):
         measured, bound = found[name]
-        assert float(jnp.min(measured)) > 0.01
+        # an input that moves no ReLU has no kernel
+        there = measured > 0 if activation == "relu" else jnp.ones_like(measured, bool)
+        assert bool(jnp.any(there))
+        assert float(jnp.min(measured[there])) > 0.01
         # neurons coincide, so that nothing is left but the known difference: the bound is the error
-        np.testing.assert_allclose(bound, measured, rtol=1e-6)
+        np.testing.assert_allclose(bound[there], measured[there], rtol=1e-6)
 
 
 SCALES = (-300, -110, -55, 0, 55, 110, 300)

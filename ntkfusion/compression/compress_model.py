@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ntkfusion.errors import InputError
 from ntkfusion.models.model import Model
 
 
-def check_layers(layers: Iterable[int] | None, num_layers: int) -> tuple[int, ...]:
+def check_layers(layers: Iterable[SupportsIndex] | None, num_layers: int) -> tuple[int, ...]:
     """The layers as a sorted tuple; None means all.
 
     Raises:
